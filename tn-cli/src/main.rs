@@ -1,0 +1,2 @@
+//! The `tnq` command.
+fn main() {}
