@@ -1,0 +1,172 @@
+//! Which elements of a row-major tensor share a scale.
+
+use crate::error::{QuantError, Result};
+use crate::scheme::Granularity;
+
+/// The number of elements of a shape (1 for a scalar's empty shape).
+pub(crate) fn element_count(shape: &[usize]) -> Result<usize> {
+    shape
+        .iter()
+        .try_fold(1usize, |n, &d| n.checked_mul(d))
+        .filter(|&n| n <= isize::MAX as usize)
+        .ok_or_else(|| QuantError::ShapeOverflow {
+            shape: shape.to_vec(),
+        })
+}
+
+/// A contiguous stretch of elements and the groups they belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Run {
+    /// Elements `start..start + len` all belong to `group`.
+    Shared {
+        start: usize,
+        len: usize,
+        group: usize,
+    },
+    /// Element `start + i` belongs to group `group + i`.
+    Each {
+        start: usize,
+        len: usize,
+        group: usize,
+    },
+}
+
+/// A shape cut into groups: `[outer, axis, inner]`, the axis in blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Groups {
+    outer: usize,
+    axis: usize,
+    inner: usize,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Tensor,
+    Axis,
+    Block(usize),
+}
+
+impl Groups {
+    pub(crate) fn new(shape: &[usize], granularity: Granularity) -> Result<Self> {
+        let len = element_count(shape)?;
+        let (axis, kind) = match granularity {
+            Granularity::PerTensor => {
+                return Ok(Self {
+                    outer: 1,
+                    axis: len,
+                    inner: 1,
+                    kind: Kind::Tensor,
+                });
+            }
+            Granularity::PerAxis { axis } => (axis, Kind::Axis),
+            Granularity::PerBlock { axis, block_size } => (axis, Kind::Block(block_size.get())),
+        };
+        let dim = *shape.get(axis).ok_or(QuantError::Axis {
+            axis,
+            rank: shape.len(),
+        })?;
+        let outer = element_count(&shape[..axis])?;
+        let inner = element_count(&shape[axis + 1..])?;
+        Ok(Self {
+            outer,
+            axis: dim,
+            inner,
+            kind,
+        })
+    }
+
+    /// How many scales there are.
+    pub(crate) fn count(&self) -> usize {
+        match self.kind {
+            Kind::Tensor => 1,
+            Kind::Axis => self.axis,
+            Kind::Block(size) => self.outer * self.axis.div_ceil(size) * self.inner,
+        }
+    }
+
+    /// How many elements there are.
+    pub(crate) fn len(&self) -> usize {
+        self.outer * self.axis * self.inner
+    }
+
+    /// Calls `f` with the runs that cover all elements in order.
+    pub(crate) fn for_each(&self, mut f: impl FnMut(Run)) {
+        let (dim, inner) = (self.axis, self.inner);
+        if self.len() == 0 {
+            return;
+        }
+        for outer in 0..self.outer {
+            let base = outer * dim * inner;
+            match self.kind {
+                Kind::Tensor => f(Run::Shared {
+                    start: 0,
+                    len: dim,
+                    group: 0,
+                }),
+                Kind::Axis if inner == 1 => f(Run::Each {
+                    start: base,
+                    len: dim,
+                    group: 0,
+                }),
+                Kind::Axis => {
+                    (0..dim).for_each(|a| {
+                        f(Run::Shared {
+                            start: base + a * inner,
+                            len: inner,
+                            group: a,
+                        })
+                    });
+                }
+                Kind::Block(size) => {
+                    let blocks = dim.div_ceil(size);
+                    if inner == 1 {
+                        for b in 0..blocks {
+                            let len = size.min(dim - b * size);
+                            f(Run::Shared {
+                                start: base + b * size,
+                                len,
+                                group: outer * blocks + b,
+                            });
+                        }
+                    } else {
+                        for a in 0..dim {
+                            let group = (outer * blocks + a / size) * inner;
+                            f(Run::Each {
+                                start: base + a * inner,
+                                len: inner,
+                                group,
+                            });
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The shape that one group's elements share with the scales' layout: `shape` with the quantized axis divided.
+///
+/// # Shapes
+/// `[]` per tensor, `[shape[axis]]` per axis, `shape` with `ceil(shape[axis] / block_size)` per block.
+///
+/// # Errors
+/// [`QuantError::Axis`] if the shape lacks the granularity's axis.
+pub fn scale_shape(shape: &[usize], granularity: Granularity) -> Result<Vec<usize>> {
+    let dim = |axis: usize| {
+        shape.get(axis).copied().ok_or(QuantError::Axis {
+            axis,
+            rank: shape.len(),
+        })
+    };
+    Ok(match granularity {
+        Granularity::PerTensor => Vec::new(),
+        Granularity::PerAxis { axis } => vec![dim(axis)?],
+        Granularity::PerBlock { axis, block_size } => {
+            let blocks = dim(axis)?.div_ceil(block_size.get());
+            let mut scales = shape.to_vec();
+            scales[axis] = blocks;
+            scales
+        }
+    })
+}
