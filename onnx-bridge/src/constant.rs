@@ -1,0 +1,171 @@
+//! Values that do not depend on the inputs: initializers and `Constant` nodes, also behind Identity, Cast and Transpose.
+
+use crate::proto::{DataType, TensorProto, attribute, int_or, is_standard_domain};
+use crate::tensor;
+use crate::view::GraphView;
+
+/// One operator between a stored tensor and where its value is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    Identity,
+    Cast(DataType),
+    Transpose(Vec<usize>),
+}
+
+/// A constant value of a graph: a stored tensor and the operators on the way to the value.
+#[derive(Debug, Clone)]
+pub struct Constant<'a> {
+    name: &'a str,
+    tensor: &'a TensorProto,
+    initializer: Option<&'a str>,
+    steps: Vec<Step>,
+    nodes: Vec<usize>,
+    shape: Vec<usize>,
+    data_type: i32,
+}
+
+impl<'a> Constant<'a> {
+    /// Looks up a value; `None` where it depends on an input or on an operator that is not looked through.
+    pub fn find(view: &GraphView<'a>, value: &str) -> Option<Self> {
+        let mut found = if let Some(tensor) = view.initializer(value) {
+            Self::stored(tensor.name(), tensor, Some(tensor.name()))?
+        } else {
+            let index = view.producer(value)?;
+            let node = view.node(index);
+            if !is_standard_domain(node.domain()) || node.output.len() != 1 {
+                return None;
+            }
+            let mut found = match node.op_type() {
+                "Constant" => {
+                    Self::stored(&node.output[0], attribute(node, "value")?.t.as_ref()?, None)?
+                }
+                "Identity" => Self::find(view, node.input.first()?)?.with(Step::Identity)?,
+                "Cast" => {
+                    let to = DataType::try_from(i32::try_from(int_or(node, "to", 0)).ok()?).ok()?;
+                    Self::find(view, node.input.first()?)?.with(Step::Cast(to))?
+                }
+                "Transpose" => {
+                    let inner = Self::find(view, node.input.first()?)?;
+                    let perm = match attribute(node, "perm") {
+                        Some(a) => a
+                            .ints
+                            .iter()
+                            .map(|&p| usize::try_from(p))
+                            .collect::<Result<_, _>>()
+                            .ok()?,
+                        None => (0..inner.shape.len()).rev().collect(),
+                    };
+                    inner.with(Step::Transpose(perm))?
+                }
+                _ => return None,
+            };
+            found.nodes.push(index);
+            found
+        };
+        found.nodes.dedup();
+        Some(found)
+    }
+
+    fn stored(
+        name: &'a str,
+        tensor: &'a TensorProto,
+        initializer: Option<&'a str>,
+    ) -> Option<Self> {
+        let shape = tensor::shape(tensor).ok()?;
+        let data_type = tensor.data_type();
+        Some(Self {
+            name,
+            tensor,
+            initializer,
+            steps: Vec::new(),
+            nodes: Vec::new(),
+            shape,
+            data_type,
+        })
+    }
+
+    fn with(mut self, step: Step) -> Option<Self> {
+        match &step {
+            Step::Identity => {}
+            Step::Cast(to) => self.data_type = *to as i32,
+            Step::Transpose(perm) if perm.len() == self.shape.len() => {
+                self.shape = perm
+                    .iter()
+                    .map(|&p| self.shape.get(p).copied())
+                    .collect::<Option<_>>()?;
+            }
+            Step::Transpose(_) => return None,
+        }
+        self.steps.push(step);
+        Some(self)
+    }
+
+    /// The name under which the data is stored: the initializer's, or the output of its `Constant` node.
+    pub fn name(&self) -> &'a str {
+        self.name
+    }
+
+    /// The stored tensor.
+    pub fn tensor(&self) -> &'a TensorProto {
+        self.tensor
+    }
+
+    /// The initializer's name, where the data is one.
+    pub fn initializer(&self) -> Option<&'a str> {
+        self.initializer
+    }
+
+    /// The nodes between the stored data and the value, the `Constant` node included.
+    pub fn nodes(&self) -> &[usize] {
+        &self.nodes
+    }
+
+    /// The shape of the value.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The element type of the value.
+    pub fn data_type(&self) -> i32 {
+        self.data_type
+    }
+
+    /// Whether the value is the tensor just as it is stored, with no operator in between.
+    pub fn is_direct(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// The value as `f32`, row-major in [`Constant::shape`]; `None` where a type on the way is not floating point.
+    ///
+    /// # Numerics
+    /// Casts to float16 and bfloat16 round as the operator does, half to even.
+    pub fn to_f32(&self) -> Option<Vec<f32>> {
+        let mut data = tensor::to_f32(self.tensor)?;
+        let mut shape = tensor::shape(self.tensor).ok()?;
+        for step in &self.steps {
+            match step {
+                Step::Identity | Step::Cast(DataType::Float | DataType::Double) => {}
+                Step::Cast(DataType::Float16) => {
+                    data.iter_mut()
+                        .for_each(|v| *v = half::f16::from_f32(*v).to_f32());
+                }
+                Step::Cast(DataType::Bfloat16) => {
+                    data.iter_mut()
+                        .for_each(|v| *v = half::bf16::from_f32(*v).to_f32());
+                }
+                Step::Cast(_) => return None,
+                Step::Transpose(perm) => (data, shape) = transpose(&data, &shape, perm),
+            }
+        }
+        Some(data)
+    }
+}
+
+/// Permutes the axes of a row-major array.
+pub(crate) fn transpose(data: &[f32], shape: &[usize], perm: &[usize]) -> (Vec<f32>, Vec<usize>) {
+    let to: Vec<usize> = perm.iter().map(|&p| shape[p]).collect();
+    let view = ndarray::ArrayViewD::from_shape(shape, data)
+        .expect("data fits its shape: checked on decoding");
+    let permuted = view.permuted_axes(perm.to_vec());
+    (permuted.iter().copied().collect(), to)
+}

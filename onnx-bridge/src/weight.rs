@@ -1,0 +1,149 @@
+//! Every stored weight of a model with its uses, and whether all of them are dense layers.
+
+use crate::constant::Constant;
+use crate::dense_layer::DenseLayer;
+use crate::error::node_place;
+use crate::proto::{TensorProto, attribute, is_standard_domain};
+use crate::skip::SkipReason;
+use crate::tensor;
+use crate::view::{GraphView, Use};
+
+/// Vectors and other tensors below this size are no weights of their own but part of the graph's structure.
+const LARGE_TENSOR_BYTES: usize = 64 * 1024;
+
+/// A stored tensor that is worth a line of its own: a matrix or more, of floating point, or anything large.
+#[derive(Debug, Clone)]
+pub struct Weight<'a> {
+    name: &'a str,
+    tensor: &'a TensorProto,
+    shape: Vec<usize>,
+    uses: Vec<Use>,
+    layers: Result<Vec<DenseLayer>, SkipReason>,
+}
+
+impl<'a> Weight<'a> {
+    /// All weights of a graph: initializers first, then the tensors of `Constant` nodes, in the order of the file.
+    pub fn all(view: &GraphView<'a>) -> Vec<Self> {
+        let stored = view.graph().initializer.iter().map(|t| (t.name(), t));
+        let constants = view.graph().node.iter().filter_map(|node| {
+            let is_constant = node.op_type() == "Constant" && is_standard_domain(node.domain());
+            let tensor = attribute(node, "value")
+                .filter(|_| is_constant)?
+                .t
+                .as_ref()?;
+            Some((node.output.first()?.as_str(), tensor))
+        });
+        stored
+            .chain(constants)
+            .filter_map(|(name, tensor)| Self::of(view, name, tensor))
+            .collect()
+    }
+
+    fn of(view: &GraphView<'a>, name: &'a str, tensor: &'a TensorProto) -> Option<Self> {
+        let shape = tensor::shape(tensor).ok()?;
+        let bytes = stored_bytes(tensor);
+        let is_matrix = shape.len() >= 2 && tensor::is_float(tensor);
+        if !(is_matrix || bytes >= LARGE_TENSOR_BYTES) {
+            return None;
+        }
+        let mut uses = Vec::new();
+        let blocked = terminal_uses(view, name, &mut uses);
+        uses.sort_unstable();
+        let layers = match blocked {
+            Some(reason) => Err(reason),
+            None => all_dense(view, &uses),
+        };
+        Some(Self {
+            name,
+            tensor,
+            shape,
+            uses,
+            layers,
+        })
+    }
+
+    /// The name under which it is stored.
+    pub fn name(&self) -> &'a str {
+        self.name
+    }
+
+    /// The stored tensor.
+    pub fn tensor(&self) -> &'a TensorProto {
+        self.tensor
+    }
+
+    /// Its stored shape.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The bytes of its data in the file.
+    pub fn bytes(&self) -> u64 {
+        stored_bytes(self.tensor) as u64
+    }
+
+    /// Its uses, Identity, Cast and Transpose looked through.
+    pub fn uses(&self) -> &[Use] {
+        &self.uses
+    }
+
+    /// The dense layers it is the weight of: one for every use. They agree on the matrix but for which operator reads it.
+    ///
+    /// # Errors
+    /// Why it is not the weight of dense layers alone.
+    pub fn layers(&self) -> Result<&[DenseLayer], &SkipReason> {
+        self.layers.as_deref()
+    }
+}
+
+/// The bytes of a tensor's data, as stored in the file.
+pub(crate) fn stored_bytes(tensor: &TensorProto) -> usize {
+    match &tensor.raw_data {
+        Some(raw) => raw.len(),
+        None => tensor::data_bytes(tensor).ok().flatten().unwrap_or(0),
+    }
+}
+
+/// Follows a value through the operators that [`Constant`] looks through, to the nodes that really use it.
+fn terminal_uses(view: &GraphView<'_>, value: &str, found: &mut Vec<Use>) -> Option<SkipReason> {
+    let mut blocked = None;
+    if view.is_output(value) {
+        blocked = Some(SkipReason::GraphOutput {
+            output: value.to_string(),
+        });
+    }
+    if view.is_overridable(value) {
+        blocked = Some(SkipReason::Overridable);
+    }
+    for &at in view.consumers(value) {
+        let node = view.node(at.node);
+        let through = matches!(node.op_type(), "Identity" | "Cast" | "Transpose") && at.input == 0;
+        match node.output.first() {
+            Some(output) if through && Constant::find(view, output).is_some() => {
+                blocked = terminal_uses(view, output, found).or(blocked);
+            }
+            _ => found.push(at),
+        }
+    }
+    blocked
+}
+
+fn all_dense(view: &GraphView<'_>, uses: &[Use]) -> Result<Vec<DenseLayer>, SkipReason> {
+    if uses.is_empty() {
+        return Err(SkipReason::Unused);
+    }
+    let matched: Result<Vec<_>, SkipReason> = uses
+        .iter()
+        .map(|&at| DenseLayer::match_use(view, at))
+        .collect();
+    match matched {
+        Err(because) if uses.len() > 1 => {
+            let nodes = uses.iter().map(|u| node_place(view.node(u.node))).collect();
+            Err(SkipReason::Shared {
+                nodes,
+                because: Box::new(because),
+            })
+        }
+        other => other,
+    }
+}
