@@ -1,13 +1,14 @@
 //! ONNX's affine map between numbers and codes, over whole tensors.
 
+use crate::arch::{self, EachMap, Isa};
 use crate::error::{Result, check_len};
 use crate::groups::Run;
 use crate::params::QuantParams;
-use crate::scheme::Signedness;
+use crate::scheme::{QuantScheme, Signedness};
 
 /// One group's map: `code = saturate(round_half_even(x / scale) + zero_point)`.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Affine {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AffineMap {
     pub(crate) scale: f32,
     pub(crate) zero_point: i32,
     /// The smallest and the largest code.
@@ -15,52 +16,59 @@ pub(crate) struct Affine {
     pub(crate) max: i32,
 }
 
-impl Affine {
-    /// The code of `x`. Infinities saturate; NaN becomes the zero point.
+impl AffineMap {
+    /// The map with this scale and zero point onto the codes of `scheme`.
+    ///
+    /// # Errors
+    /// [`crate::QuantError::Scale`] unless the scale is positive and finite, [`crate::QuantError::ZeroPoint`] for a zero point the
+    /// scheme does not allow.
+    pub fn new(scale: f32, zero_point: i32, scheme: &QuantScheme) -> Result<Self> {
+        let params = QuantParams::new(*scheme, vec![scale], vec![zero_point])?;
+        Ok(params.affine(0))
+    }
+
+    /// The range of codes, in whole steps from the zero point.
     #[inline(always)]
-    pub(crate) fn code(self, x: f32) -> i32 {
-        let (lo, hi) = (
+    pub(crate) fn steps(self) -> (f32, f32) {
+        (
             (self.min - self.zero_point) as f32,
             (self.max - self.zero_point) as f32,
-        );
+        )
+    }
+
+    /// The code of `x`. Infinities saturate; NaN becomes the zero point.
+    #[inline(always)]
+    pub fn code(self, x: f32) -> i32 {
+        let (lo, hi) = self.steps();
         // A cast of NaN is 0.
         (x / self.scale).round_ties_even().clamp(lo, hi) as i32 + self.zero_point
     }
 
-    /// The number a code stands for.
+    /// The number a code stands for, `(code - zero_point) * scale`.
     #[inline(always)]
-    pub(crate) fn value(self, code: i32) -> f32 {
+    pub fn value(self, code: i32) -> f32 {
         (code - self.zero_point) as f32 * self.scale
     }
 }
 
 impl QuantParams {
-    pub(crate) fn affine(&self, group: usize) -> Affine {
-        Affine {
+    pub(crate) fn affine(&self, group: usize) -> AffineMap {
+        AffineMap {
             scale: self.scales()[group],
             zero_point: self.zero_points()[group],
             min: self.scheme().min_code(),
             max: self.scheme().max_code(),
         }
     }
-}
 
-/// Calls `f(element, its group's map)` for all elements in order.
-fn for_each_element(
-    params: &QuantParams,
-    shape: &[usize],
-    mut f: impl FnMut(usize, Affine),
-) -> Result<()> {
-    params.groups(shape)?.for_each(|run| match run {
-        Run::Shared { start, len, group } => {
-            let affine = params.affine(group);
-            (start..start + len).for_each(|i| f(i, affine));
+    pub(crate) fn each(&self, group: usize, len: usize) -> EachMap<'_> {
+        EachMap {
+            scales: &self.scales()[group..group + len],
+            zero_points: &self.zero_points()[group..group + len],
+            min: self.scheme().min_code(),
+            max: self.scheme().max_code(),
         }
-        Run::Each { start, len, group } => {
-            (0..len).for_each(|i| f(start + i, params.affine(group + i)))
-        }
-    });
-    Ok(())
+    }
 }
 
 /// Quantizes `data` to code bytes.
@@ -70,12 +78,26 @@ pub(crate) fn quantize_bytes(
     params: &QuantParams,
     out: &mut [u8],
 ) -> Result<()> {
-    let len = params.groups(shape)?.len();
-    check_len("data", len, data.len())?;
-    check_len("codes", len, out.len())?;
-    for_each_element(params, shape, |i, affine| {
-        out[i] = affine.code(data[i]) as u8
-    })
+    let groups = params.groups(shape)?;
+    check_len("data", groups.len(), data.len())?;
+    check_len("codes", groups.len(), out.len())?;
+    let isa = Isa::best();
+    groups.for_each(|run| match run {
+        Run::Shared { start, len, group } => {
+            let at = start..start + len;
+            arch::quantize(isa, &data[at.clone()], params.affine(group), &mut out[at]);
+        }
+        Run::Each { start, len, group } => {
+            let at = start..start + len;
+            arch::quantize_each(
+                isa,
+                &data[at.clone()],
+                params.each(group, len),
+                &mut out[at],
+            );
+        }
+    });
+    Ok(())
 }
 
 /// Dequantizes code bytes.
@@ -85,13 +107,33 @@ pub(crate) fn dequantize_bytes(
     params: &QuantParams,
     out: &mut [f32],
 ) -> Result<()> {
-    let len = params.groups(shape)?.len();
-    check_len("codes", len, codes.len())?;
-    check_len("data", len, out.len())?;
-    let signedness = params.scheme().signedness();
-    for_each_element(params, shape, |i, affine| {
-        out[i] = affine.value(widen(codes[i], signedness))
-    })
+    let groups = params.groups(shape)?;
+    check_len("codes", groups.len(), codes.len())?;
+    check_len("data", groups.len(), out.len())?;
+    let (isa, signedness) = (Isa::best(), params.scheme().signedness());
+    groups.for_each(|run| match run {
+        Run::Shared { start, len, group } => {
+            let at = start..start + len;
+            arch::dequantize(
+                isa,
+                &codes[at.clone()],
+                signedness,
+                params.affine(group),
+                &mut out[at],
+            );
+        }
+        Run::Each { start, len, group } => {
+            let at = start..start + len;
+            arch::dequantize_each(
+                isa,
+                &codes[at.clone()],
+                signedness,
+                params.each(group, len),
+                &mut out[at],
+            );
+        }
+    });
+    Ok(())
 }
 
 /// A code byte as a number.
@@ -123,10 +165,10 @@ pub(crate) fn widen(code: u8, signedness: Signedness) -> i32 {
 /// # Ok::<(), quant_core::QuantError>(())
 /// ```
 pub fn quantize(data: &[f32], shape: &[usize], params: &QuantParams) -> Result<Vec<i32>> {
-    check_len("data", params.groups(shape)?.len(), data.len())?;
     let mut codes = vec![0; data.len()];
-    for_each_element(params, shape, |i, affine| codes[i] = affine.code(data[i]))?;
-    Ok(codes)
+    quantize_bytes(data, shape, params, &mut codes)?;
+    let signedness = params.scheme().signedness();
+    Ok(codes.into_iter().map(|c| widen(c, signedness)).collect())
 }
 
 /// The numbers that codes stand for: ONNX's `DequantizeLinear`, `(code - zero_point) * scale`.
@@ -140,9 +182,21 @@ pub fn quantize(data: &[f32], shape: &[usize], params: &QuantParams) -> Result<V
 /// # Errors
 /// As [`quantize`].
 pub fn dequantize(codes: &[i32], shape: &[usize], params: &QuantParams) -> Result<Vec<f32>> {
-    check_len("codes", params.groups(shape)?.len(), codes.len())?;
+    let groups = params.groups(shape)?;
+    check_len("codes", groups.len(), codes.len())?;
     let mut out = vec![0.0; codes.len()];
-    for_each_element(params, shape, |i, affine| out[i] = affine.value(codes[i]))?;
+    groups.for_each(|run| {
+        let (start, len) = match run {
+            Run::Shared { start, len, .. } | Run::Each { start, len, .. } => (start, len),
+        };
+        for i in 0..len {
+            let map = match run {
+                Run::Shared { group, .. } => params.affine(group),
+                Run::Each { group, .. } => params.affine(group + i),
+            };
+            out[start + i] = map.value(codes[start + i]);
+        }
+    });
     Ok(out)
 }
 
@@ -158,10 +212,39 @@ pub fn dequantize(codes: &[i32], shape: &[usize], params: &QuantParams) -> Resul
 /// # Ok::<(), quant_core::QuantError>(())
 /// ```
 pub fn fake_quantize(data: &[f32], shape: &[usize], params: &QuantParams) -> Result<Vec<f32>> {
-    check_len("data", params.groups(shape)?.len(), data.len())?;
     let mut out = vec![0.0; data.len()];
-    for_each_element(params, shape, |i, affine| {
-        out[i] = affine.value(affine.code(data[i]))
-    })?;
+    fake_quantize_into(data, shape, params, &mut out)?;
     Ok(out)
+}
+
+/// [`fake_quantize`] into a slice as long as `data`.
+///
+/// # Errors
+/// As [`fake_quantize`], and [`crate::QuantError::Length`] if `out` has another length.
+pub fn fake_quantize_into(
+    data: &[f32],
+    shape: &[usize],
+    params: &QuantParams,
+    out: &mut [f32],
+) -> Result<()> {
+    let groups = params.groups(shape)?;
+    check_len("data", groups.len(), data.len())?;
+    check_len("output", groups.len(), out.len())?;
+    let isa = Isa::best();
+    groups.for_each(|run| match run {
+        Run::Shared { start, len, group } => {
+            let at = start..start + len;
+            arch::fake_quantize(isa, &data[at.clone()], params.affine(group), &mut out[at]);
+        }
+        Run::Each { start, len, group } => {
+            let at = start..start + len;
+            arch::fake_quantize_each(
+                isa,
+                &data[at.clone()],
+                params.each(group, len),
+                &mut out[at],
+            );
+        }
+    });
+    Ok(())
 }

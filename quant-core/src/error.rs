@@ -1,5 +1,7 @@
 use thiserror::Error;
 
+use crate::scheme::Granularity;
+
 /// Everything that can be wrong with a scheme, with parameters or with the data given to them.
 #[derive(Debug, Clone, PartialEq, Error)]
 #[non_exhaustive]
@@ -78,6 +80,20 @@ pub enum QuantError {
         bits: usize,
         /// The last byte.
         actual: u8,
+    },
+    /// A tensor of the wrong number of axes.
+    #[error("expected a tensor of rank {expected}, found shape {shape:?}")]
+    Rank {
+        /// The number of axes needed.
+        expected: usize,
+        /// The shape found.
+        shape: Vec<usize>,
+    },
+    /// A matrix whose scales vary along what a product sums over.
+    #[error("a product needs one scale per tensor or per row of the matrix, found {actual:?}")]
+    MatrixGranularity {
+        /// The granularity found.
+        actual: Granularity,
     },
     /// A NaN or an infinity where a range is to be estimated.
     #[error("element {index} must be finite, found {actual}")]

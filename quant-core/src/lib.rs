@@ -14,16 +14,24 @@
 //! ```
 
 mod affine;
+#[allow(
+    unsafe_code,
+    reason = "SIMD intrinsics; each kernel has a scalar oracle"
+)]
+mod arch;
 mod error;
 mod groups;
+pub mod kernels;
+mod matmul;
 mod pack;
 mod params;
 mod scheme;
 mod tensor;
 
-pub use affine::{dequantize, fake_quantize, quantize};
+pub use affine::{dequantize, fake_quantize, fake_quantize_into, quantize};
 pub use error::{QuantError, Result};
 pub use groups::scale_shape;
+pub use matmul::{MatrixLayout, PackedMatrix, dot};
 pub use pack::{pack, pack_into, packed_len, unpack, unpack_into};
 pub use params::{QuantParams, Range, min_max_ranges, scale_and_zero_point};
 pub use scheme::{Bits, Granularity, Mapping, QuantScheme, Signedness, SymmetricRange};

@@ -6,6 +6,7 @@
 //!
 //! A *code byte* is one code in a byte of its own: two's complement for signed codes, else the plain number.
 
+use crate::arch::Isa;
 use crate::error::{QuantError, Result, check_len};
 use crate::scheme::{Bits, Signedness};
 
@@ -29,21 +30,7 @@ pub const fn packed_len(len: usize, bits: Bits) -> usize {
 /// # Errors
 /// [`QuantError::Length`] if `out` has another length.
 pub fn pack_into(codes: &[u8], bits: Bits, out: &mut [u8]) -> Result<()> {
-    check_len("packed bytes", packed_len(codes.len(), bits), out.len())?;
-    let b = usize::from(bits.get());
-    if b == 8 {
-        out.copy_from_slice(codes);
-        return Ok(());
-    }
-    let mask = (1u64 << b) - 1;
-    for (eight, bytes) in codes.chunks(8).zip(out.chunks_mut(b)) {
-        let word = eight
-            .iter()
-            .enumerate()
-            .fold(0u64, |w, (i, &c)| w | (u64::from(c) & mask) << (i * b));
-        bytes.copy_from_slice(&word.to_le_bytes()[..bytes.len()]);
-    }
-    Ok(())
+    Isa::best().pack(codes, bits, out)
 }
 
 /// Packs code bytes: see [`pack_into`].
@@ -74,26 +61,7 @@ pub fn unpack_into(
     signedness: Signedness,
     out: &mut [u8],
 ) -> Result<()> {
-    check_len("packed bytes", packed_len(out.len(), bits), packed.len())?;
-    let b = usize::from(bits.get());
-    if b == 8 {
-        out.copy_from_slice(packed);
-        return Ok(());
-    }
-    let spare = 8 - b as u32;
-    for (eight, bytes) in out.chunks_mut(8).zip(packed.chunks(b)) {
-        let mut word = [0u8; 8];
-        word[..bytes.len()].copy_from_slice(bytes);
-        let word = u64::from_le_bytes(word);
-        for (i, code) in eight.iter_mut().enumerate() {
-            let high = ((word >> (i * b)) as u8) << spare;
-            *code = match signedness {
-                Signedness::Signed => ((high as i8) >> spare) as u8,
-                Signedness::Unsigned => high >> spare,
-            };
-        }
-    }
-    Ok(())
+    Isa::best().unpack(packed, bits, signedness, out)
 }
 
 /// Unpacks `len` code bytes: see [`unpack_into`].
