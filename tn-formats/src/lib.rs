@@ -1,1 +1,43 @@
-//! Under construction.
+//! Tensor trains and Tucker networks for compressing weights: decompositions with exact error certificates, quantized cores.
+//!
+//! - [`TensorTrain`] for arrays, [`TtMatrix`] for matrices (interleaved or split modes), [`Tucker`].
+//! - [`TtQuantizer`] and [`TuckerQuantizer`] turn their cores into 2- to 8-bit codes; [`CompressionReport`] says what that saves.
+//! - [`npy`] reads and writes `.npy` and `.npz`.
+//! - [`linalg`] multiplies matrices on all threads.
+//!
+//! Physicists call a tensor train an MPS (matrix product state), a matrix train an MPO (matrix product operator) and a rank
+//! a bond dimension.
+
+mod algebra;
+mod canonical;
+mod decompose;
+mod error;
+pub mod linalg;
+mod matrix;
+mod modes;
+pub mod npy;
+mod quantized;
+mod quantizer;
+mod range;
+mod report;
+mod round;
+mod scalar;
+mod train;
+mod truncation;
+mod tucker;
+
+pub use canonical::Vidal;
+pub use error::{Error, Result};
+pub use matrix::{TtMatrix, TtMatrixCore};
+pub use modes::{Layout, MatrixModes, factorize_balanced, padded_size};
+pub use quantized::{QuantizedTensorTrain, QuantizedTtMatrix, QuantizedTucker};
+pub use quantizer::{TtQuantizer, TuckerQuantizer};
+pub use report::{CompressionReport, Cost};
+pub use scalar::Real;
+pub use train::{TensorTrain, TtCore};
+pub use truncation::{BondCertificate, Certificate, Truncation};
+pub use tucker::Tucker;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

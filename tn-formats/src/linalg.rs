@@ -1,0 +1,251 @@
+//! Dense linear algebra on ndarray views; the only file that names the backend (faer).
+//!
+//! Products run on all threads of the current rayon pool once they are worth it. The result does not depend on how
+//! the work was scheduled, so equal inputs and an equal thread count give equal bits.
+
+use faer::linalg::matmul::triangular::{BlockStructure, matmul as triangular_matmul};
+use faer::{Accum, MatMut, MatRef, Par, Side};
+use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, CowArray, Ix2};
+
+use crate::error::{Error, Result};
+use crate::scalar::Real;
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for f64 {}
+}
+
+/// What the backend asks of an element. Sealed: `f32` and `f64`.
+pub trait Backend: sealed::Sealed + faer::traits::RealField + Copy {}
+impl Backend for f32 {}
+impl Backend for f64 {}
+
+/// Products with fewer multiply-adds than this stay on the calling thread.
+const PARALLEL_FROM: usize = 1 << 18;
+
+fn parallelism(rows: usize, cols: usize, inner: usize) -> Par {
+    if rows.saturating_mul(cols).saturating_mul(inner) < PARALLEL_FROM {
+        Par::Seq
+    } else {
+        Par::rayon(0)
+    }
+}
+
+/// A matrix whose elements lie in one slice, rows or columns contiguous.
+struct Dense<'a, T> {
+    data: CowArray<'a, T, Ix2>,
+    transposed: bool,
+}
+
+impl<'a, T: Real> Dense<'a, T> {
+    /// Borrows row-major and column-major views and copies any other.
+    fn new(view: ArrayView2<'a, T>) -> Self {
+        if view.is_standard_layout() {
+            Self {
+                data: CowArray::from(view),
+                transposed: false,
+            }
+        } else if view.t().is_standard_layout() {
+            Self {
+                data: CowArray::from(view.reversed_axes()),
+                transposed: true,
+            }
+        } else {
+            Self {
+                data: CowArray::from(view.as_standard_layout().into_owned()),
+                transposed: false,
+            }
+        }
+    }
+
+    fn mat(&self) -> MatRef<'_, T> {
+        let (rows, cols) = self.data.dim();
+        let slice = self
+            .data
+            .as_slice()
+            .expect("standard layout by construction");
+        let mat = MatRef::from_row_major_slice(slice, rows, cols);
+        if self.transposed {
+            mat.transpose()
+        } else {
+            mat
+        }
+    }
+}
+
+fn to_array<T: Real>(mat: MatRef<'_, T>) -> Array2<T> {
+    Array2::from_shape_fn((mat.nrows(), mat.ncols()), |(i, j)| mat[(i, j)])
+}
+
+/// Runs `f` on the elements of `c` as a matrix of the backend; a view with gaps goes through a copy.
+fn with_mat_mut<T: Real>(mut c: ArrayViewMut2<'_, T>, f: impl FnOnce(MatMut<'_, T>)) {
+    let (rows, cols) = c.dim();
+    if let Some(slice) = c.as_slice_mut() {
+        return f(MatMut::from_row_major_slice_mut(slice, rows, cols));
+    }
+    let mut t = c.view_mut().reversed_axes();
+    if let Some(slice) = t.as_slice_mut() {
+        return f(MatMut::from_column_major_slice_mut(slice, rows, cols));
+    }
+    let mut copy = c.to_owned();
+    if !copy.is_standard_layout() {
+        copy = copy.as_standard_layout().into_owned();
+    }
+    let slice = copy
+        .as_slice_mut()
+        .expect("standard layout by construction");
+    f(MatMut::from_row_major_slice_mut(slice, rows, cols));
+    c.assign(&copy);
+}
+
+/// `c = alpha a b + beta c`.
+///
+/// # Shapes
+/// `a` is `[m, k]`, `b` is `[k, n]`, `c` is `[m, n]`. Row-major and column-major views (so both transposes) are used where
+/// they are; a view with gaps between rows and columns is copied first.
+///
+/// # Numerics
+/// Accumulates in `T`. With `beta = 0` the old content of `c` is not read, so it may hold NaN.
+///
+/// # Errors
+/// [`Error::Shape`] when the three shapes do not fit.
+///
+/// ```
+/// use ndarray::array;
+/// use tn_formats::linalg::gemm;
+/// let (a, b) = (array![[1.0f32, 2.0]], array![[3.0f32, 4.0], [5.0, 6.0]]);
+/// let mut c = array![[1.0f32, 1.0]];
+/// gemm(1.0, a.view(), b.t(), 10.0, c.view_mut())?;
+/// assert_eq!(c, array![[21.0, 27.0]]);
+/// # Ok::<(), tn_formats::Error>(())
+/// ```
+pub fn gemm<T: Real>(
+    alpha: T,
+    a: ArrayView2<'_, T>,
+    b: ArrayView2<'_, T>,
+    beta: T,
+    mut c: ArrayViewMut2<'_, T>,
+) -> Result<()> {
+    let ((m, k), (kb, n)) = (a.dim(), b.dim());
+    if k != kb {
+        return Err(Error::Shape {
+            what: "right factor of a product",
+            expected: vec![k, n],
+            found: vec![kb, n],
+        });
+    }
+    if c.dim() != (m, n) {
+        return Err(Error::Shape {
+            what: "result of a product",
+            expected: vec![m, n],
+            found: vec![c.nrows(), c.ncols()],
+        });
+    }
+    if beta != T::zero() && beta != T::one() {
+        c.mapv_inplace(|x| x * beta);
+    }
+    if k == 0 || alpha == T::zero() {
+        if beta == T::zero() {
+            c.fill(T::zero());
+        }
+        return Ok(());
+    }
+    let accum = if beta == T::zero() {
+        Accum::Replace
+    } else {
+        Accum::Add
+    };
+    let (a, b) = (Dense::new(a), Dense::new(b));
+    with_mat_mut(c, |c| {
+        faer::linalg::matmul::matmul(c, accum, a.mat(), b.mat(), alpha, parallelism(m, n, k));
+    });
+    Ok(())
+}
+
+/// `a b` as a new row-major array.
+///
+/// # Shapes
+/// `[m, k]` times `[k, n]` is `[m, n]`.
+///
+/// # Errors
+/// [`Error::Shape`] when the inner sizes differ.
+pub fn matmul<T: Real>(a: ArrayView2<'_, T>, b: ArrayView2<'_, T>) -> Result<Array2<T>> {
+    let mut c = Array2::zeros((a.nrows(), b.ncols()));
+    gemm(T::one(), a, b, T::zero(), c.view_mut())?;
+    Ok(c)
+}
+
+/// [`matmul`] where the caller has made the inner sizes equal.
+pub(crate) fn mm<T: Real>(a: ArrayView2<'_, T>, b: ArrayView2<'_, T>) -> Array2<T> {
+    matmul(a, b).expect("inner sizes are equal by construction")
+}
+
+/// `c += a aᵀ`, the lower triangle only.
+pub(crate) fn add_gram_lower(a: ArrayView2<'_, f64>, mut c: ArrayViewMut2<'_, f64>) {
+    let (m, k) = a.dim();
+    let a = Dense::new(a);
+    with_mat_mut(c.view_mut(), |c| {
+        triangular_matmul(
+            c,
+            BlockStructure::TriangularLower,
+            Accum::Add,
+            a.mat(),
+            BlockStructure::Rectangular,
+            a.mat().transpose(),
+            BlockStructure::Rectangular,
+            1.0,
+            parallelism(m, m, k / 2),
+        );
+    });
+}
+
+/// Orthonormal columns and the triangle: `a = q r`, `q` is `[m, min(m, n)]`.
+pub(crate) fn qr<T: Real>(a: ArrayView2<'_, T>) -> (Array2<T>, Array2<T>) {
+    let a = Dense::new(a);
+    let qr = a.mat().qr();
+    let r = qr.thin_R();
+    (
+        to_array(qr.compute_thin_Q().as_ref()),
+        Array2::from_shape_fn((r.nrows(), r.ncols()), |(i, j)| {
+            if i <= j { r[(i, j)] } else { T::zero() }
+        }),
+    )
+}
+
+/// Thin SVD: `a = u diag(s) vt`, singular values falling.
+pub(crate) fn svd<T: Real>(a: ArrayView2<'_, T>) -> Result<(Array2<T>, Array1<T>, Array2<T>)> {
+    let (rows, cols) = a.dim();
+    let a = Dense::new(a);
+    let svd = a.mat().thin_svd().map_err(|_| Error::LinAlg {
+        what: "singular value decomposition",
+        rows,
+        cols,
+    })?;
+    let s = svd.S().column_vector();
+    Ok((
+        to_array(svd.U()),
+        Array1::from_shape_fn(s.nrows(), |i| s[i]),
+        to_array(svd.V().transpose()),
+    ))
+}
+
+/// Eigenvalues, falling, and eigenvectors (columns) of the symmetric matrix whose lower triangle is given.
+pub(crate) fn eigh(a: ArrayView2<'_, f64>) -> Result<(Array1<f64>, Array2<f64>)> {
+    let n = a.nrows();
+    let a = Dense::new(a);
+    let side = Side::Lower;
+    let eig = a
+        .mat()
+        .self_adjoint_eigen(side)
+        .map_err(|_| Error::LinAlg {
+            what: "symmetric eigendecomposition",
+            rows: n,
+            cols: n,
+        })?;
+    let (s, u) = (eig.S().column_vector(), eig.U());
+    Ok((
+        Array1::from_shape_fn(n, |i| s[n - 1 - i]),
+        Array2::from_shape_fn((n, n), |(i, j)| u[(i, n - 1 - j)]),
+    ))
+}

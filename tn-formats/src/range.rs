@@ -1,0 +1,283 @@
+//! The dominant column space of one unfolding: the step every decomposition here repeats.
+//!
+//! Given `a` (m x n), find an orthonormal `q` (m x r), `b = qᵀ a` and `||a - q b||`. The path follows the shape:
+//!
+//! | case | path | cost |
+//! |---|---|---|
+//! | rank cap far below the short side | block Krylov with Rayleigh-Ritz (Musco and Musco 2015, arXiv 1504.05477) | a few passes |
+//! | otherwise | Gram matrix of the short side in `f64` and its eigenvectors | m n min(m, n) |
+//! | `f64` and an error below 1e-5 wanted or found | QR, then SVD of the triangle | twice the Gram path |
+//!
+//! The tail is exact in every path: the projection is orthogonal, whatever subspace it uses.
+
+use ndarray::{Array1, Array2, ArrayView2, Axis, s};
+use rand::{RngExt, SeedableRng};
+use rayon::prelude::*;
+
+use crate::error::Result;
+use crate::linalg::{add_gram_lower, eigh, mm, qr, svd};
+use crate::scalar::Real;
+
+/// Result of [`dominant_range`].
+pub(crate) struct Range<T> {
+    /// Orthonormal columns, m x r.
+    pub(crate) q: Array2<T>,
+    /// `qᵀ a`, r x n.
+    pub(crate) b: Array2<T>,
+    /// `||a - q b||²`.
+    pub(crate) tail_sq: f64,
+}
+
+/// How many columns to keep: the fewest whose tail is within `tail_sq`, but never more than `cap`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keep {
+    pub(crate) cap: usize,
+    pub(crate) tail_sq: f64,
+}
+
+/// Squared relative tails below this are beyond the Gram matrix in `f64`.
+pub(crate) const GRAM_FLOOR: f64 = 1e-10;
+/// Columns beyond the rank in a Krylov block.
+const OVERSAMPLING: usize = 10;
+/// Krylov stops when a step captures less than this share of the tail.
+const KRYLOV_TOLERANCE: f64 = 1e-5;
+/// Short sides up to this are left to the Gram path.
+const GRAM_SIDE: usize = 192;
+
+/// Picks the rank for falling squared singular values, at least 1.
+pub(crate) fn pick_rank(squares: &[f64], keep: Keep) -> usize {
+    let mut rank = squares.len();
+    let mut tail = 0.0;
+    while rank > 1 {
+        tail += squares[rank - 1].max(0.0);
+        if tail > keep.tail_sq {
+            break;
+        }
+        rank -= 1;
+    }
+    rank.min(keep.cap).max(1)
+}
+
+pub(crate) fn dominant_range<T: Real>(
+    a: ArrayView2<'_, T>,
+    norm_sq: f64,
+    keep: Keep,
+) -> Result<Range<T>> {
+    let (m, n) = a.dim();
+    let short = m.min(n);
+    if keep.cap >= m && keep.tail_sq <= 0.0 {
+        return Ok(Range {
+            q: Array2::eye(m),
+            b: a.to_owned(),
+            tail_sq: 0.0,
+        });
+    }
+    if short > GRAM_SIDE
+        && keep.cap != usize::MAX
+        && 4 * (keep.cap + OVERSAMPLING) <= short
+        && let Some(range) = krylov(a, norm_sq, keep)?
+    {
+        return Ok(range);
+    }
+    let fine = T::BYTES == 8;
+    if fine && keep.tail_sq > 0.0 && keep.tail_sq < GRAM_FLOOR * norm_sq {
+        return by_svd(a, keep);
+    }
+    let range = by_gram(a, norm_sq, keep)?;
+    if fine && range.tail_sq < GRAM_FLOOR * norm_sq {
+        return by_svd(a, keep);
+    }
+    Ok(range)
+}
+
+/// QR of the long side, SVD of the triangle: small singular values are exact to the round-off of `T`.
+pub(crate) fn by_svd<T: Real>(a: ArrayView2<'_, T>, keep: Keep) -> Result<Range<T>> {
+    let (m, n) = a.dim();
+    let (u, sigma, vt) = if m >= n {
+        let (q, r) = qr(a);
+        let (u, sigma, vt) = svd(r.view())?;
+        (mm(q.view(), u.view()), sigma, vt)
+    } else {
+        let (q, r) = qr(a.t());
+        let (u, sigma, vt) = svd(r.t())?;
+        (u, sigma, mm(vt.view(), q.t()))
+    };
+    let squares: Vec<f64> = sigma.iter().map(|s| s.widen() * s.widen()).collect();
+    let rank = pick_rank(&squares, keep);
+    let tail_sq = squares[rank..].iter().rev().sum();
+    let mut b = vt.slice(s![..rank, ..]).to_owned();
+    for (mut row, &s) in b.outer_iter_mut().zip(&sigma) {
+        row.mapv_inplace(|x| x * s);
+    }
+    Ok(Range {
+        q: u.slice(s![.., ..rank]).to_owned(),
+        b,
+        tail_sq,
+    })
+}
+
+fn by_gram<T: Real>(a: ArrayView2<'_, T>, norm_sq: f64, keep: Keep) -> Result<Range<T>> {
+    let (m, n) = a.dim();
+    if m <= n {
+        let (values, vectors) = eigh(gram_rows(a).view())?;
+        let rank = pick_rank(&values.to_vec(), keep);
+        let q = vectors.slice(s![.., ..rank]).to_owned();
+        let b = project(q.view(), a);
+        return Ok(Range {
+            q: narrow(&q),
+            b,
+            tail_sq: tail_of(&values, rank, norm_sq),
+        });
+    }
+    let (values, vectors) = eigh(gram_rows(a.t()).view())?;
+    let rank = pick_rank(&values.to_vec(), keep);
+    // a v spans the dominant left singular vectors; QR makes it orthonormal however small the last ones are.
+    let y = project(vectors.slice(s![.., ..rank]), a.t());
+    let (q, _) = qr(widen(y.view()).t());
+    let b = project(q.view(), a);
+    Ok(Range {
+        q: narrow(&q),
+        b,
+        tail_sq: tail_of(&values, rank, norm_sq),
+    })
+}
+
+fn tail_of(values: &Array1<f64>, rank: usize, norm_sq: f64) -> f64 {
+    let tail: f64 = values.iter().skip(rank).rev().map(|v| v.max(0.0)).sum();
+    if rank == values.len() || norm_sq == 0.0 {
+        0.0
+    } else {
+        tail
+    }
+}
+
+/// Block Krylov: the space of `y, (a aᵀ) y, (a aᵀ)² y, ..` until the captured energy settles, or `None` when it
+/// would take so many blocks that the Gram path is cheaper.
+fn krylov<T: Real>(a: ArrayView2<'_, T>, norm_sq: f64, keep: Keep) -> Result<Option<Range<T>>> {
+    let (m, n) = a.dim();
+    let block = keep.cap + OVERSAMPLING;
+    let max_blocks = (m.min(n) / 2 / block).clamp(2, 16);
+    let mut basis: Array2<f64> = Array2::zeros((m, 0));
+    let mut images: Array2<f64> = Array2::zeros((0, n));
+    let mut next = mm(a, gaussian::<T>(n, block).view());
+    let mut captured = 0.0;
+    for step in 0..max_blocks {
+        let q = orthonormal_against(basis.view(), widen(next.view()));
+        let image = project_wide(q.view(), a);
+        basis.append(Axis(1), q.view()).expect("equal rows");
+        images.append(Axis(0), image.view()).expect("equal columns");
+        let (values, vectors) = eigh(gram_rows(images.view()).view())?;
+        let cap = keep.cap.min(values.len());
+        let now: f64 = values.iter().take(cap).sum();
+        let tail = (norm_sq - now).max(0.0);
+        if step > 0 && now - captured <= KRYLOV_TOLERANCE * tail.max(f64::EPSILON * norm_sq) {
+            let mut squares = values.slice(s![..cap]).to_vec();
+            squares.push(tail);
+            let rank = pick_rank(
+                &squares,
+                Keep {
+                    cap,
+                    tail_sq: keep.tail_sq,
+                },
+            )
+            .min(cap);
+            let w = vectors.slice(s![.., ..rank]);
+            let (q, b) = (mm(basis.view(), w), mm(w.t(), images.view()));
+            let tail_sq = (norm_sq - values.iter().take(rank).sum::<f64>()).max(0.0);
+            return Ok(Some(Range {
+                q: narrow(&q),
+                b: narrow(&b),
+                tail_sq,
+            }));
+        }
+        captured = now;
+        next = mm(a, narrow::<T>(&image).t());
+    }
+    Ok(None)
+}
+
+/// Orthonormal columns spanning `y` minus its part in the orthonormal `basis`.
+fn orthonormal_against(basis: ArrayView2<'_, f64>, mut y: Array2<f64>) -> Array2<f64> {
+    for _ in 0..2 {
+        if basis.ncols() > 0 {
+            let overlap = mm(basis.t(), y.view());
+            y -= &mm(basis, overlap.view());
+        }
+        y = qr(y.view()).0;
+    }
+    y
+}
+
+fn gaussian<T: Real>(rows: usize, cols: usize) -> Array2<T> {
+    let mut rng = rand_pcg::Pcg64Mcg::seed_from_u64(0x7454_5356_4400_0001);
+    Array2::from_shape_fn((rows, cols), |_| {
+        let sum: f64 = (0..4).map(|_| rng.random::<f64>() - 0.5).sum();
+        T::narrow(sum)
+    })
+}
+
+fn widen<T: Real>(a: ArrayView2<'_, T>) -> Array2<f64> {
+    a.mapv(Real::widen)
+}
+
+fn narrow<T: Real>(a: &Array2<f64>) -> Array2<T> {
+    a.mapv(T::narrow)
+}
+
+/// Columns per strip when `f32` is widened on the way: the strip stays in the cache.
+fn strip(rows: usize) -> usize {
+    (1 << 16) / rows.clamp(1, 1 << 12)
+}
+
+/// `a aᵀ` in `f64`, the lower triangle. The strips and their order of summation are fixed by the shape alone.
+pub(crate) fn gram_rows<T: Real>(a: ArrayView2<'_, T>) -> Array2<f64> {
+    let (m, n) = a.dim();
+    let parts = if m <= 256 { 8 } else { 1 };
+    let per_part = n.div_ceil(parts).max(1);
+    let sums: Vec<Array2<f64>> = (0..n.div_ceil(per_part))
+        .into_par_iter()
+        .map(|part| {
+            let mut sum = Array2::zeros((m, m));
+            let end = ((part + 1) * per_part).min(n);
+            let width = if parts == 1 { 4096 } else { strip(m) };
+            for from in (part * per_part..end).step_by(width) {
+                let to = (from + width).min(end);
+                let chunk = widen(a.slice(s![.., from..to]));
+                add_gram_lower(chunk.view(), sum.view_mut());
+            }
+            sum
+        })
+        .collect();
+    let mut sums = sums.into_iter();
+    let mut total = sums.next().unwrap_or_else(|| Array2::zeros((m, m)));
+    for sum in sums {
+        total += &sum;
+    }
+    total
+}
+
+/// `qᵀ a` in `f64`.
+fn project_wide<T: Real>(q: ArrayView2<'_, f64>, a: ArrayView2<'_, T>) -> Array2<f64> {
+    let (n, r) = (a.ncols(), q.ncols());
+    let width = strip(a.nrows()).max(64);
+    let strips: Vec<Array2<f64>> = (0..n.div_ceil(width))
+        .into_par_iter()
+        .map(|k| {
+            mm(
+                q.t(),
+                widen(a.slice(s![.., k * width..((k + 1) * width).min(n)])).view(),
+            )
+        })
+        .collect();
+    let mut out = Array2::zeros((r, n));
+    for (k, part) in strips.into_iter().enumerate() {
+        out.slice_mut(s![.., k * width..k * width + part.ncols()])
+            .assign(&part);
+    }
+    out
+}
+
+/// `qᵀ a`, accumulated in `T`.
+fn project<T: Real>(q: ArrayView2<'_, f64>, a: ArrayView2<'_, T>) -> Array2<T> {
+    mm(q.mapv(T::narrow).t(), a)
+}

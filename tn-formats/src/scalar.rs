@@ -1,0 +1,56 @@
+//! The two element types of trains and networks.
+
+use ndarray::NdFloat;
+
+use crate::linalg::Backend;
+
+/// Element of a train or a network: `f32` or `f64`. Sealed.
+///
+/// Norms, Gram matrices and certificates are accumulated in `f64` whatever the element type is.
+pub trait Real: NdFloat + Backend + Default {
+    /// Unit round-off, `2^-24` or `2^-53`.
+    const UNIT_ROUNDOFF: f64;
+    /// Name in `.safetensors` and `.npy` terms: `"F32"` or `"F64"`.
+    const DTYPE: &'static str;
+    /// Bytes of one element.
+    const BYTES: usize;
+
+    /// This value as `f64`, exactly.
+    fn widen(self) -> f64;
+
+    /// `x` rounded to the nearest value of this type.
+    fn narrow(x: f64) -> Self;
+}
+
+impl Real for f32 {
+    const UNIT_ROUNDOFF: f64 = f32::EPSILON as f64 / 2.0;
+    const DTYPE: &'static str = "F32";
+    const BYTES: usize = 4;
+
+    fn widen(self) -> f64 {
+        f64::from(self)
+    }
+
+    fn narrow(x: f64) -> Self {
+        x as f32
+    }
+}
+
+impl Real for f64 {
+    const UNIT_ROUNDOFF: f64 = f64::EPSILON / 2.0;
+    const DTYPE: &'static str = "F64";
+    const BYTES: usize = 8;
+
+    fn widen(self) -> f64 {
+        self
+    }
+
+    fn narrow(x: f64) -> Self {
+        x
+    }
+}
+
+/// Sum of squares in `f64`.
+pub(crate) fn norm_sq<'a, T: Real>(values: impl IntoIterator<Item = &'a T>) -> f64 {
+    values.into_iter().map(|&x| x.widen() * x.widen()).sum()
+}

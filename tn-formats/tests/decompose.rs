@@ -1,0 +1,170 @@
+//! Decompositions against the dense arrays they came from.
+
+use ndarray::{Array, Array1, Array2, ArrayD, IxDyn};
+use rand::{RngExt, SeedableRng};
+use tn_formats::{
+    Certificate, Layout, MatrixModes, Real, TensorTrain, Truncation, TtMatrix, Tucker,
+};
+
+fn noise<T: Real>(shape: &[usize], seed: u64) -> ArrayD<T> {
+    let mut rng = rand_pcg::Pcg64Mcg::seed_from_u64(seed);
+    ArrayD::from_shape_fn(IxDyn(shape), |_| T::narrow(rng.random::<f64>() - 0.5))
+}
+
+fn smooth<T: Real>(shape: &[usize]) -> ArrayD<T> {
+    ArrayD::from_shape_fn(IxDyn(shape), |ix| {
+        let s: f64 = (0..shape.len())
+            .map(|k| (k + 1) as f64 * ix[k] as f64 / shape[k] as f64)
+            .sum();
+        T::narrow(1.0 / (1.0 + s * s))
+    })
+}
+
+fn distance<T: Real>(a: &ArrayD<T>, b: &ArrayD<T>) -> f64 {
+    a.iter()
+        .zip(b)
+        .map(|(x, y)| (x.widen() - y.widen()).powi(2))
+        .sum::<f64>()
+        .sqrt()
+}
+
+/// The certificate is the measured error, within 1e-5 and what storing in `T` costs.
+fn check(name: &str, certificate: &Certificate, measured: f64) {
+    let floor = 2.0 * certificate.roundoff();
+    let difference = (certificate.error() - measured).abs();
+    assert!(
+        difference <= 1e-5 * measured + floor,
+        "{name}: certificate {}, measured {measured}",
+        certificate.error()
+    );
+}
+
+fn check_array<T: Real>(name: &str, a: &ArrayD<T>) {
+    for truncation in [
+        Truncation::MaxRank(3),
+        Truncation::RelativeError(0.1),
+        Truncation::RelativeError(0.01),
+    ] {
+        let (train, certificate) = TensorTrain::decompose(a.view(), &truncation).unwrap();
+        let measured = distance(&train.cast::<f64>().to_dense(), &a.mapv(Real::widen));
+        check(name, &certificate, measured);
+        let (tucker, tucker_certificate) = Tucker::decompose(a.view(), &truncation).unwrap();
+        check(name, &tucker_certificate, distance(&tucker.to_dense(), a));
+        if let Truncation::RelativeError(eps) = truncation {
+            assert!(
+                measured <= eps * certificate.norm(),
+                "{name}: {measured} exceeds {eps}"
+            );
+        }
+    }
+}
+
+#[test]
+fn certificates_are_the_measured_error() {
+    for (k, shape) in [
+        vec![6, 7, 8],
+        vec![16, 5],
+        vec![3, 4, 5, 6],
+        vec![40],
+        vec![1, 9, 1, 9],
+    ]
+    .iter()
+    .enumerate()
+    {
+        check_array::<f64>("noise", &noise(shape, k as u64));
+        check_array::<f32>("noise", &noise(shape, k as u64));
+        check_array::<f64>("smooth", &smooth(shape));
+        check_array::<f32>("smooth", &smooth(shape));
+    }
+}
+
+#[test]
+fn a_matrix_train_multiplies_as_its_dense_matrix() {
+    let w: Array2<f64> = noise::<f64>(&[24, 30], 5)
+        .into_shape_with_order((24, 30))
+        .unwrap();
+    let x: Array2<f64> = noise::<f64>(&[7, 30], 6)
+        .into_shape_with_order((7, 30))
+        .unwrap();
+    for (layout, rows, cols) in [
+        (Layout::Interleaved, vec![4, 6], vec![5, 6]),
+        (Layout::Interleaved, vec![2, 3, 4], vec![5, 2, 3]),
+        (Layout::Split, vec![24], vec![30]),
+        (Layout::Split, vec![4, 6], vec![5, 6]),
+        (Layout::Split, vec![2, 3, 4], vec![5, 6]),
+    ] {
+        let modes = MatrixModes::new(layout, rows, cols).unwrap();
+        for (truncation, exact) in [
+            (Truncation::RelativeError(0.0), true),
+            (Truncation::MaxRank(4), false),
+        ] {
+            let (train, certificate) = TtMatrix::decompose(w.view(), &modes, &truncation).unwrap();
+            let dense = train.to_dense();
+            check(
+                "matrix",
+                &certificate,
+                distance(&dense.clone().into_dyn(), &w.clone().into_dyn()),
+            );
+            if exact {
+                assert!((&dense - &w).iter().all(|d| d.abs() < 1e-12));
+            }
+            let y = train.matmul(x.view()).unwrap();
+            assert!(
+                (&y - &x.dot(&dense.t())).iter().all(|d| d.abs() < 1e-11),
+                "{modes:?}"
+            );
+            let one: Array1<f64> = train.matvec(x.row(0)).unwrap();
+            assert!((&one - &y.row(0)).iter().all(|d| d.abs() < 1e-12));
+        }
+    }
+}
+
+#[test]
+fn a_wide_cap_takes_the_krylov_path_and_stays_exact() {
+    let a: Array2<f32> = noise::<f32>(&[600, 700], 9)
+        .into_shape_with_order((600, 700))
+        .unwrap();
+    let (train, certificate) = TtMatrix::decompose(
+        a.view(),
+        &MatrixModes::low_rank(600, 700).unwrap(),
+        &Truncation::MaxRank(20),
+    )
+    .unwrap();
+    check(
+        "krylov",
+        &certificate,
+        distance(&train.to_dense().into_dyn(), &a.clone().into_dyn()),
+    );
+    // The Gram path is taken at a rank too large for Krylov; its singular values are the reference.
+    let (_, exact) = TtMatrix::decompose(
+        a.view(),
+        &MatrixModes::low_rank(600, 700).unwrap(),
+        &Truncation::MaxRank(300),
+    )
+    .unwrap();
+    assert!(exact.error() < certificate.error());
+    let spectrum = Array::from_iter(train.cores()[1].as_slice().iter().map(|x| f64::from(*x)));
+    assert!(spectrum.iter().all(|x| x.is_finite()));
+}
+
+#[test]
+fn a_byte_budget_is_kept() {
+    let a = smooth::<f32>(&[12, 10, 8, 6]);
+    for bytes in [200, 1000, 4000] {
+        let (train, certificate) =
+            TensorTrain::decompose(a.view(), &Truncation::Bytes(bytes)).unwrap();
+        assert!(
+            4 * train.parameters() <= bytes,
+            "{bytes}: {:?}",
+            train.ranks()
+        );
+        check("bytes", &certificate, distance(&train.to_dense(), &a));
+        let (tucker, certificate) = Tucker::decompose(a.view(), &Truncation::Bytes(bytes)).unwrap();
+        assert!(
+            4 * tucker.parameters() <= bytes,
+            "{bytes}: {:?}",
+            tucker.multilinear_ranks()
+        );
+        check("bytes", &certificate, distance(&tucker.to_dense(), &a));
+    }
+}
