@@ -99,7 +99,17 @@ fn with_mat_mut<T: Real>(mut c: ArrayViewMut2<'_, T>, f: impl FnOnce(MatMut<'_, 
     c.assign(&copy);
 }
 
-/// `c = alpha a b + beta c`.
+/// How many threads a product may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Threads {
+    /// The calling one: for products inside a parallel loop.
+    One,
+    /// All of the current rayon pool, once the product is worth it.
+    #[default]
+    All,
+}
+
+/// `c = alpha a b + beta c` on all threads.
 ///
 /// # Shapes
 /// `a` is `[m, k]`, `b` is `[k, n]`, `c` is `[m, n]`. Row-major and column-major views (so both transposes) are used where
@@ -121,6 +131,21 @@ fn with_mat_mut<T: Real>(mut c: ArrayViewMut2<'_, T>, f: impl FnOnce(MatMut<'_, 
 /// # Ok::<(), tn_formats::Error>(())
 /// ```
 pub fn gemm<T: Real>(
+    alpha: T,
+    a: ArrayView2<'_, T>,
+    b: ArrayView2<'_, T>,
+    beta: T,
+    c: ArrayViewMut2<'_, T>,
+) -> Result<()> {
+    gemm_with(Threads::All, alpha, a, b, beta, c)
+}
+
+/// [`gemm`] on the threads asked for.
+///
+/// # Errors
+/// As [`gemm`].
+pub fn gemm_with<T: Real>(
+    threads: Threads,
     alpha: T,
     a: ArrayView2<'_, T>,
     b: ArrayView2<'_, T>,
@@ -158,7 +183,11 @@ pub fn gemm<T: Real>(
     };
     let (a, b) = (Dense::new(a), Dense::new(b));
     with_mat_mut(c, |c| {
-        faer::linalg::matmul::matmul(c, accum, a.mat(), b.mat(), alpha, parallelism(m, n, k));
+        let par = match threads {
+            Threads::One => Par::Seq,
+            Threads::All => parallelism(m, n, k),
+        };
+        faer::linalg::matmul::matmul(c, accum, a.mat(), b.mat(), alpha, par);
     });
     Ok(())
 }
