@@ -185,18 +185,7 @@ pub fn dequantize(codes: &[i32], shape: &[usize], params: &QuantParams) -> Resul
     let groups = params.groups(shape)?;
     check_len("codes", groups.len(), codes.len())?;
     let mut out = vec![0.0; codes.len()];
-    groups.for_each(|run| {
-        let (start, len) = match run {
-            Run::Shared { start, len, .. } | Run::Each { start, len, .. } => (start, len),
-        };
-        for i in 0..len {
-            let map = match run {
-                Run::Shared { group, .. } => params.affine(group),
-                Run::Each { group, .. } => params.affine(group + i),
-            };
-            out[start + i] = map.value(codes[start + i]);
-        }
-    });
+    groups.for_each_element(|i, group| out[i] = params.affine(group).value(codes[i]));
     Ok(out)
 }
 
@@ -247,4 +236,39 @@ pub fn fake_quantize_into(
         }
     });
     Ok(())
+}
+
+/// How `x / scale` is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Division {
+    /// Divided and rounded once: ONNX.
+    #[default]
+    Exact,
+    /// Times the rounded reciprocal: PyTorch's `fake_quantize`. May differ next to a half step.
+    Reciprocal,
+}
+
+/// [`fake_quantize`] with a chosen division; [`Division::Reciprocal`] gives PyTorch's bits for all numbers (a NaN, which
+/// PyTorch makes the smallest code, becomes the zero point here).
+///
+/// # Errors
+/// As [`fake_quantize`].
+pub fn fake_quantize_with(
+    data: &[f32],
+    shape: &[usize],
+    params: &QuantParams,
+    division: Division,
+) -> Result<Vec<f32>> {
+    if division == Division::Exact {
+        return fake_quantize(data, shape, params);
+    }
+    let groups = params.groups(shape)?;
+    check_len("data", groups.len(), data.len())?;
+    let mut out = vec![0.0; data.len()];
+    let one = |x: f32, map: AffineMap| {
+        let (lo, hi) = map.steps();
+        (x * (1.0 / map.scale)).round_ties_even().clamp(lo, hi) as i32 as f32 * map.scale
+    };
+    groups.for_each_element(|i, group| out[i] = one(data[i], params.affine(group)));
+    Ok(out)
 }

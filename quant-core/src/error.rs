@@ -95,6 +95,34 @@ pub enum QuantError {
         /// The granularity found.
         actual: Granularity,
     },
+    /// A number of histogram bins that cannot be used.
+    #[error(
+        "{bins} bins of at most {max_bins}: both must be even, at least 2, and the first not above the second"
+    )]
+    Bins {
+        /// Bins asked for.
+        bins: usize,
+        /// The most there may be.
+        max_bins: usize,
+    },
+    /// A percentile outside 0 to 100.
+    #[error("a percentile must lie in 0..=100, found {actual}")]
+    Percentile {
+        /// The percentile.
+        actual: f64,
+    },
+    /// An averaging rate outside 0 to 1.
+    #[error("an averaging rate must lie above 0 and at most at 1, found {actual}")]
+    Rate {
+        /// The rate.
+        actual: f32,
+    },
+    /// An entropy asked of magnitudes.
+    #[error("the entropy search needs a symmetric histogram, found one of magnitudes")]
+    Span,
+    /// A range asked for before any value was seen.
+    #[error("expected at least one observed value, found none")]
+    NoData,
     /// A NaN or an infinity where a range is to be estimated.
     #[error("element {index} must be finite, found {actual}")]
     NonFinite {

@@ -143,6 +143,14 @@ impl Groups {
             }
         }
     }
+
+    /// Calls `f(element, its group)` for all elements in order.
+    pub(crate) fn for_each_element(&self, mut f: impl FnMut(usize, usize)) {
+        self.for_each(|run| match run {
+            Run::Shared { start, len, group } => (start..start + len).for_each(|i| f(i, group)),
+            Run::Each { start, len, group } => (0..len).for_each(|i| f(start + i, group + i)),
+        });
+    }
 }
 
 /// The shape that one group's elements share with the scales' layout: `shape` with the quantized axis divided.

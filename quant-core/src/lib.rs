@@ -21,17 +21,27 @@ mod affine;
 mod arch;
 mod error;
 mod groups;
+mod histogram;
 pub mod kernels;
 mod matmul;
+mod mse;
+mod observer;
 mod pack;
 mod params;
 mod scheme;
 mod tensor;
 
-pub use affine::{dequantize, fake_quantize, fake_quantize_into, quantize};
+pub use affine::{
+    Division, dequantize, fake_quantize, fake_quantize_into, fake_quantize_with, quantize,
+};
 pub use error::{QuantError, Result};
 pub use groups::scale_shape;
+pub use histogram::{Histogram, HistogramSpan};
 pub use matmul::{MatrixLayout, PackedMatrix, dot};
+pub use mse::{MseOptimum, mse_optimal, mse_optimal_weighted};
+pub use observer::{
+    Entropy, GroupObserver, MinMax, MovingAverage, MseObserver, Observer, Percentile,
+};
 pub use pack::{pack, pack_into, packed_len, unpack, unpack_into};
 pub use params::{QuantParams, Range, min_max_ranges, scale_and_zero_point};
 pub use scheme::{Bits, Granularity, Mapping, QuantScheme, Signedness, SymmetricRange};

@@ -27,6 +27,14 @@ impl Range {
         }
     }
 
+    /// The interval between two finite numbers, and 0.
+    pub(crate) fn hull(a: f32, b: f32) -> Self {
+        Self {
+            min: a.min(b).min(0.0),
+            max: a.max(b).max(0.0),
+        }
+    }
+
     /// The lower end.
     pub const fn min(&self) -> f32 {
         self.min
