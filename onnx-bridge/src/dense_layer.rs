@@ -226,6 +226,13 @@ impl DenseLayer {
         self.alpha
     }
 
+    /// Whether another layer reads the same value as the same matrix: same orientation, same `alpha`.
+    pub(crate) fn reads_like(&self, other: &Self) -> bool {
+        self.weight_value == other.weight_value
+            && self.stored_out_first == other.stored_out_first
+            && self.alpha == other.alpha
+    }
+
     /// The matrix `W` of `y = W x`, `alpha` applied, row-major.
     ///
     /// # Shapes

@@ -116,6 +116,43 @@ pub enum Error {
         /// What was expected and found.
         problem: String,
     },
+    /// An array of a data set does not fit the others.
+    #[error("data: array `{array}`: {problem}")]
+    Dataset {
+        /// The array.
+        array: String,
+        /// What was expected and found.
+        problem: String,
+    },
+    /// A data set lacks an input of the model.
+    #[error("data: expected an array named `{input}` for the model's input, found {found:?}")]
+    MissingInput {
+        /// The input.
+        input: String,
+        /// The arrays there are.
+        found: Vec<String>,
+    },
+    /// An archive of arrays cannot be read.
+    #[error("data: {0}")]
+    Format(#[from] tn_formats::Error),
+    /// The engine does not take the model, or not these inputs.
+    #[error("tract: {stage}: {problem}")]
+    Engine {
+        /// What it was doing.
+        stage: &'static str,
+        /// What it says.
+        problem: String,
+    },
+    /// Two models that should be compared do not have the same outputs.
+    #[error("output `{output}`: expected {expected}, found {found}")]
+    Outputs {
+        /// The output.
+        output: String,
+        /// What the original has.
+        expected: String,
+        /// What the other one has.
+        found: String,
+    },
     /// One protobuf message cannot hold this much.
     #[error(
         "model: expected at most {limit} bytes in one file, found {found}; larger models need external data"

@@ -1,29 +1,52 @@
 //! Rewrites the dense layers of ONNX models into quantized tensor networks.
 
+mod auto;
+mod choice;
 mod constant;
+mod dataset;
 mod dense_layer;
+mod emit;
+#[cfg(feature = "tract")]
+mod engine;
 mod error;
 mod external;
 mod inspect;
 mod model;
+mod network;
 mod patch;
 pub mod proto;
+mod reference;
+mod rewrite;
 mod skip;
 pub mod tensor;
 mod text;
 mod validate;
+#[cfg(feature = "tract")]
+mod verify;
 mod view;
 mod walk;
 mod weight;
 
+pub use choice::{
+    CoreGranularity, FormatRule, Job, LayerChoice, MappingChoice, NetworkChoice, Quantization, Spec,
+};
 pub use constant::Constant;
+pub use dataset::Dataset;
 pub use dense_layer::{Bias, DenseLayer, DenseOp};
+pub use emit::FOLDED_ELEMENTS;
+#[cfg(feature = "tract")]
+pub use engine::{BATCH, Engine, InputInfo, model_inputs};
 pub use error::{Error, Result};
 pub use external::{ExternalData, Folder, NoExternalData};
 pub use inspect::{Format, Inspection, Verdict, WeightInfo, inspect};
 pub use model::Model;
+pub use network::Network;
 pub use patch::GraphPatch;
+pub use reference::dense_reference;
+pub use rewrite::{Outcome, RewriteEntry, RewriteReport, Rewritten, compress, compress_with};
 pub use skip::SkipReason;
 pub use text::graph_text;
+#[cfg(feature = "tract")]
+pub use verify::{Synthesized, Verification, synthesize, verify, verify_synthesized};
 pub use view::{GraphView, Use};
 pub use weight::Weight;

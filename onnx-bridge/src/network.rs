@@ -1,0 +1,170 @@
+//! The quantized network that takes a weight's place.
+
+use ndarray::{Array2, ArrayView2, Ix2};
+use quant_core::{Granularity, QuantScheme, QuantizedTensor};
+use tn_formats::{QuantizedTtMatrix, QuantizedTucker, TtMatrix, Tucker};
+
+use crate::choice::{CoreGranularity, LayerChoice, NetworkChoice, Quantization};
+use crate::skip::SkipReason;
+
+/// A quantized network that stands for a matrix `W [M, N]`.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Network {
+    /// A TT-matrix; the low-rank factorization is the split one of two cores.
+    Tt(QuantizedTtMatrix),
+    /// A core and two factors.
+    Tucker(QuantizedTucker),
+    /// The matrix itself.
+    Dense(QuantizedTensor),
+}
+
+impl Network {
+    /// Decomposes and quantizes a matrix.
+    ///
+    /// # Shapes
+    /// `w` is `[M, N]`.
+    ///
+    /// # Numerics
+    /// Deterministic: the same matrix and choice give the same codes.
+    ///
+    /// # Errors
+    /// [`SkipReason::Misfit`] where the choice cannot hold this matrix.
+    pub fn build(w: ArrayView2<'_, f32>, choice: &LayerChoice) -> Result<Self, SkipReason> {
+        let misfit = |e: tn_formats::Error| SkipReason::Misfit {
+            problem: e.to_string(),
+        };
+        let quantization = choice.quantization();
+        Ok(match choice.network() {
+            NetworkChoice::Dense => {
+                let values: Vec<f32> = w.iter().copied().collect();
+                Self::Dense(quantize(&values, w.shape(), [0, 1], quantization)?)
+            }
+            NetworkChoice::Tt { modes, truncation } => {
+                modes.check(w.nrows(), w.ncols()).map_err(misfit)?;
+                let (train, _) = TtMatrix::decompose(w, modes, truncation).map_err(misfit)?;
+                Self::quantize_train(&train, quantization)?
+            }
+            NetworkChoice::Tucker { truncation } => {
+                let (tucker, _) = Tucker::decompose(w.into_dyn(), truncation).map_err(misfit)?;
+                let core = tucker.core();
+                let core_values: Vec<f32> = core.iter().copied().collect();
+                let core = quantize(&core_values, core.shape(), [0, 1], quantization)?;
+                // Contracted axis of a factor: U_2 [N, r] takes N in, U_1 [M, r] takes r in.
+                let factors =
+                    tucker
+                        .factors()
+                        .iter()
+                        .zip([[0, 1], [1, 0]])
+                        .map(|(factor, axes)| {
+                            let values: Vec<f32> = factor.iter().copied().collect();
+                            quantize(&values, factor.shape(), axes, quantization)
+                        });
+                let factors = factors.collect::<Result<_, _>>()?;
+                Self::Tucker(QuantizedTucker::from_parts(core, factors).map_err(misfit)?)
+            }
+        })
+    }
+
+    /// Quantizes the cores of a train as they come.
+    ///
+    /// # Errors
+    /// [`SkipReason::Misfit`] where a core does not take the quantization.
+    pub fn quantize_train(
+        train: &TtMatrix<f32>,
+        quantization: &Quantization,
+    ) -> Result<Self, SkipReason> {
+        let cores = train.cores().iter().map(|core| {
+            let shape = core.shape();
+            let output = if shape[3] > 1 { 3 } else { 1 };
+            let contracted = if shape[2] >= shape[0] { 2 } else { 0 };
+            quantize(core.as_slice(), &shape, [output, contracted], quantization)
+        });
+        let cores = cores.collect::<Result<_, _>>()?;
+        let train = QuantizedTtMatrix::from_cores(train.modes().clone(), cores);
+        train.map(Self::Tt).map_err(|e| SkipReason::Misfit {
+            problem: e.to_string(),
+        })
+    }
+
+    /// The matrix that the codes stand for.
+    ///
+    /// # Shapes
+    /// `[M, N]`.
+    ///
+    /// # Numerics
+    /// The dequantized `f32` cores are contracted in `f64` and rounded once.
+    pub fn to_dense(&self) -> Array2<f32> {
+        match self {
+            Self::Tt(train) => train
+                .dequantize()
+                .cast::<f64>()
+                .to_dense()
+                .mapv(|v| v as f32),
+            Self::Dense(matrix) => {
+                let shape = (matrix.shape()[0], matrix.shape()[1]);
+                Array2::from_shape_vec(shape, matrix.dequantize())
+                    .expect("a dense network is a matrix")
+            }
+            Self::Tucker(tucker) => {
+                let network = tucker.dequantize();
+                let wide = |a: ArrayView2<'_, f32>| a.mapv(f64::from);
+                let core = wide(
+                    network
+                        .core()
+                        .into_dimensionality::<Ix2>()
+                        .expect("two factors have a matrix between"),
+                );
+                let [rows, cols] = [0, 1].map(|k| wide(network.factors()[k].view()));
+                rows.dot(&core).dot(&cols.t()).mapv(|v| v as f32)
+            }
+        }
+    }
+
+    /// The arrays: a train's cores, a Tucker network's core and factors, the matrix.
+    pub fn arrays(&self) -> Vec<&QuantizedTensor> {
+        match self {
+            Self::Tt(train) => train.cores().iter().collect(),
+            Self::Tucker(tucker) => std::iter::once(tucker.core())
+                .chain(tucker.factors())
+                .collect(),
+            Self::Dense(matrix) => vec![matrix],
+        }
+    }
+
+    /// The ranks: of a train all `d + 1`, of a Tucker network one for each factor, none of a dense matrix.
+    pub fn ranks(&self) -> Vec<usize> {
+        match self {
+            Self::Tt(train) => train.ranks(),
+            Self::Tucker(tucker) => tucker.core().shape().to_vec(),
+            Self::Dense(_) => Vec::new(),
+        }
+    }
+
+    /// The number of stored codes.
+    pub fn parameters(&self) -> usize {
+        self.arrays().iter().map(|a| a.len()).sum()
+    }
+}
+
+/// Quantizes one array whose output axis and contracted axis are given: scales per axis stand on the first, blocks run
+/// along the second.
+fn quantize(
+    values: &[f32],
+    shape: &[usize],
+    [output, contracted]: [usize; 2],
+    quantization: &Quantization,
+) -> Result<QuantizedTensor, SkipReason> {
+    let misfit = |e: quant_core::QuantError| SkipReason::Misfit {
+        problem: e.to_string(),
+    };
+    let granularity = match quantization.granularity {
+        CoreGranularity::Core => Granularity::PerTensor,
+        CoreGranularity::Axis => Granularity::per_axis(output),
+        CoreGranularity::Block(size) => {
+            Granularity::per_block(contracted, size.get()).map_err(misfit)?
+        }
+    };
+    let scheme: QuantScheme = quantization.scheme(granularity);
+    QuantizedTensor::quantize(values, shape, &scheme).map_err(misfit)
+}

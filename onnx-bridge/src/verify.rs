@@ -1,0 +1,320 @@
+//! Comparing a rewritten model with the original, by running both.
+
+use ndarray::{ArrayD, ArrayViewD, Axis};
+use serde::Serialize;
+use tn_formats::npy::NpyArray;
+
+use crate::dataset::Dataset;
+use crate::engine::{Engine, InputInfo, model_inputs};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::proto::DataType;
+use crate::view::GraphView;
+
+/// The size of an axis that the model leaves open, in inputs made up here.
+const OPEN_AXIS: usize = 16;
+
+/// How far a rewritten model's outputs are from the original's.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Verification {
+    /// Samples compared.
+    pub samples: usize,
+    /// Whether the inputs were made up.
+    pub synthesized: Synthesized,
+    /// `||y - y~|| / ||y||` over all samples and floating-point outputs.
+    pub relative_l2: f64,
+    /// The mean over the samples of the cosine between the outputs.
+    pub cosine: f64,
+    /// The share of samples whose largest class is the same; only of a model whose first output is `[sample, class]`.
+    pub top1_agreement: Option<f64>,
+    /// The share of samples that the original classifies as labelled.
+    pub accuracy_before: Option<f64>,
+    /// The share of samples that the rewritten model classifies as labelled.
+    pub accuracy_after: Option<f64>,
+    /// The sample with the largest relative error.
+    pub worst_sample: usize,
+    /// Its relative error.
+    pub worst_relative_l2: f64,
+}
+
+/// Where the compared inputs come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Synthesized {
+    /// The caller's data.
+    No,
+    /// [`synthesize`].
+    Yes,
+}
+
+/// Makes up valid inputs: floats of unit variance, integers that are rows of the table they look up in, else ones.
+///
+/// # Numerics
+/// Deterministic in `seed`.
+///
+/// # Errors
+/// [`Error::Dataset`] for an input of a type that is not made up here.
+pub fn synthesize(model: &Model, samples: usize, seed: u64) -> Result<Dataset> {
+    let view = GraphView::new(model);
+    let mut random = SplitMix(seed);
+    let arrays = model_inputs(model).into_iter().map(|info| {
+        let mut shape: Vec<usize> = info.dims.iter().map(|d| d.unwrap_or(OPEN_AXIS)).collect();
+        match shape.first_mut() {
+            Some(first) => *first = samples,
+            None => shape.push(samples),
+        }
+        let array = made_up(&view, &info, &shape, &mut random)?;
+        Ok((info.name, array))
+    });
+    Dataset::new(arrays.collect::<Result<_>>()?)
+}
+
+fn made_up(
+    view: &GraphView<'_>,
+    info: &InputInfo,
+    shape: &[usize],
+    random: &mut SplitMix,
+) -> Result<NpyArray> {
+    let rows = table_rows(view, &info.name);
+    let mut index = || rows.map_or(1, |n| (random.next() % n as u64) as i64);
+    Ok(match DataType::try_from(info.data_type) {
+        Ok(DataType::Int64) => NpyArray::I64(ArrayD::from_shape_simple_fn(shape, index)),
+        Ok(DataType::Int32) => {
+            NpyArray::I32(ArrayD::from_shape_simple_fn(shape, || index() as i32))
+        }
+        Ok(DataType::Bool) => NpyArray::Bool(ArrayD::from_elem(shape, true)),
+        Ok(DataType::Float) => NpyArray::F32(ArrayD::from_shape_simple_fn(shape, || random.unit())),
+        Ok(DataType::Double) => NpyArray::F64(ArrayD::from_shape_simple_fn(shape, || {
+            f64::from(random.unit())
+        })),
+        Ok(DataType::Float16) => NpyArray::F16(ArrayD::from_shape_simple_fn(shape, || {
+            half::f16::from_f32(random.unit())
+        })),
+        _ => {
+            let found = crate::tensor::type_name(info.data_type);
+            let problem = format!(
+                "expected an input of floats, integers or booleans to make up, found {found}"
+            );
+            return Err(Error::Dataset {
+                array: info.name.clone(),
+                problem,
+            });
+        }
+    })
+}
+
+/// The rows of the smallest table that an input looks up in.
+fn table_rows(view: &GraphView<'_>, input: &str) -> Option<usize> {
+    let mut smallest = None;
+    for at in view.consumers(input) {
+        let Some(node) = view.graph().node.get(at.node) else {
+            continue;
+        };
+        let rows = match (node.op_type(), at.input) {
+            ("Gather", 1) => {
+                let table = view.initializer(&node.input[0]);
+                table
+                    .and_then(|t| t.dims.first())
+                    .and_then(|&n| usize::try_from(n).ok())
+                    .filter(|&n| n > 0)
+            }
+            ("Cast" | "Identity", 0) => node.output.first().and_then(|o| table_rows(view, o)),
+            _ => None,
+        };
+        smallest = [smallest, rows].into_iter().flatten().min();
+    }
+    smallest
+}
+
+/// Vigna's splitmix64: a small generator whose stream is fixed by its definition.
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform with mean 0 and variance 1.
+    fn unit(&mut self) -> f32 {
+        let uniform = (self.next() >> 40) as f32 / (1u64 << 24) as f32;
+        (uniform - 0.5) * 12f32.sqrt()
+    }
+}
+
+/// Runs both models on a data set, batch by batch, and compares their outputs.
+///
+/// # Numerics
+/// Errors and norms are accumulated in `f64`.
+///
+/// # Errors
+/// [`Error::Engine`] where tract does not take a model, [`Error::MissingInput`] where the data lacks an input,
+/// [`Error::Outputs`] where the outputs differ in number or shape.
+pub fn verify(original: &Model, rewritten: &Model, data: &Dataset) -> Result<Verification> {
+    let engines = [Engine::load(original)?, Engine::load(rewritten)?];
+    let batch = engines[0].batch();
+    let mut tally = Tally::default();
+    for from in (0..data.len()).step_by(batch) {
+        let range = from..(from + batch).min(data.len());
+        let count = range.len();
+        let before = engines[0].run_samples(data, range.clone())?;
+        let after = engines[1].run_samples(data, range)?;
+        if before.len() != after.len() {
+            return Err(Error::Outputs {
+                output: "*".into(),
+                expected: format!("{} outputs", before.len()),
+                found: format!("{} outputs", after.len()),
+            });
+        }
+        tally.batch(&engines[0], [&before, &after], from, count, data.labels())?;
+    }
+    Ok(tally.finish(data.len(), Synthesized::No))
+}
+
+/// As [`verify`], on inputs made up by [`synthesize`].
+///
+/// # Errors
+/// Those of [`synthesize`] and [`verify`].
+pub fn verify_synthesized(
+    original: &Model,
+    rewritten: &Model,
+    samples: usize,
+    seed: u64,
+) -> Result<Verification> {
+    let data = synthesize(original, samples, seed)?;
+    Ok(Verification {
+        synthesized: Synthesized::Yes,
+        ..verify(original, rewritten, &data)?
+    })
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    error: f64,
+    norm: f64,
+    cosines: f64,
+    worst: (usize, f64),
+    classified: usize,
+    agreed: usize,
+    labelled: usize,
+    right: [usize; 2],
+}
+
+impl Tally {
+    fn batch(
+        &mut self,
+        engine: &Engine,
+        outputs: [&[NpyArray]; 2],
+        from: usize,
+        count: usize,
+        labels: Option<&[i64]>,
+    ) -> Result<()> {
+        let mut samples = vec![[0.0f64; 4]; count];
+        let mut classes = None;
+        for (name, (before, after)) in engine
+            .outputs()
+            .iter()
+            .zip(outputs[0].iter().zip(outputs[1]))
+        {
+            if before.shape() != after.shape() || before.shape().first() != Some(&count) {
+                return Err(Error::Outputs {
+                    output: name.clone(),
+                    expected: format!("{:?}, {count} samples first", before.shape()),
+                    found: format!("{:?}", after.shape()),
+                });
+            }
+            if !matches!(
+                before,
+                NpyArray::F16(_) | NpyArray::F32(_) | NpyArray::F64(_)
+            ) {
+                continue;
+            }
+            let (before, after) = (before.to_f32(), after.to_f32());
+            for (i, sums) in samples.iter_mut().enumerate() {
+                add(
+                    sums,
+                    before.index_axis(Axis(0), i),
+                    after.index_axis(Axis(0), i),
+                );
+            }
+            let is_first = classes.is_none();
+            if is_first && before.ndim() == 2 && before.shape()[1] > 1 {
+                classes = Some([before, after]);
+            }
+        }
+        for (i, [error, norm, other, dot]) in samples.into_iter().enumerate() {
+            self.error += error;
+            self.norm += norm;
+            self.cosines += if norm == 0.0 && other == 0.0 {
+                1.0
+            } else {
+                dot / (norm * other).sqrt().max(f64::MIN_POSITIVE)
+            };
+            let relative = ratio(error, norm);
+            if relative > self.worst.1 || relative.is_nan() {
+                self.worst = (from + i, relative);
+            }
+        }
+        let Some(classes) = classes else {
+            return Ok(());
+        };
+        for i in 0..count {
+            let [before, after] = [0, 1].map(|k| largest(classes[k].index_axis(Axis(0), i)));
+            self.classified += 1;
+            self.agreed += usize::from(before == after);
+            if let Some(&label) = labels.and_then(|l| l.get(from + i)) {
+                self.labelled += 1;
+                self.right[0] += usize::from(before as i64 == label);
+                self.right[1] += usize::from(after as i64 == label);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&self, samples: usize, synthesized: Synthesized) -> Verification {
+        let share = |part: usize, of: usize| (of > 0).then(|| part as f64 / of as f64);
+        Verification {
+            samples,
+            synthesized,
+            relative_l2: ratio(self.error, self.norm),
+            cosine: self.cosines / samples as f64,
+            top1_agreement: share(self.agreed, self.classified),
+            accuracy_before: share(self.right[0], self.labelled),
+            accuracy_after: share(self.right[1], self.labelled),
+            worst_sample: self.worst.0,
+            worst_relative_l2: self.worst.1,
+        }
+    }
+}
+
+/// Square root of a quotient of sums of squares; 0 for 0 by 0.
+fn ratio(error: f64, norm: f64) -> f64 {
+    if error == 0.0 {
+        0.0
+    } else {
+        (error / norm.max(f64::MIN_POSITIVE)).sqrt()
+    }
+}
+
+fn add(sums: &mut [f64; 4], before: ArrayViewD<'_, f32>, after: ArrayViewD<'_, f32>) {
+    for (&a, &b) in before.iter().zip(after.iter()) {
+        let (a, b) = (f64::from(a), f64::from(b));
+        sums[0] += (a - b) * (a - b);
+        sums[1] += a * a;
+        sums[2] += b * b;
+        sums[3] += a * b;
+    }
+}
+
+fn largest(row: ArrayViewD<'_, f32>) -> usize {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (i, &v) in row.iter().enumerate() {
+        if v > best.1 {
+            best = (i, v);
+        }
+    }
+    best.0
+}

@@ -1,0 +1,258 @@
+//! Rewritten models against the dense reconstruction of the same codes, both run in tract.
+
+#![cfg(feature = "tract")]
+
+mod common;
+
+use common::{float, gemm, int, matmul, node, proto, value};
+use onnx_bridge::{
+    CoreGranularity, Format, FormatRule, Job, MappingChoice, Model, Outcome, Quantization,
+    SkipReason, Spec, compress, dense_reference, verify_synthesized,
+};
+use quant_core::Bits;
+use tn_formats::{Layout, Truncation};
+
+/// What every rewritten model must keep: it encodes and decodes, agrees with the dense reference of its own codes, and
+/// a second run gives the same bytes.
+fn check(label: &str, model: &Model, spec: &Spec) {
+    let job = Job::new(spec.clone());
+    let (rewritten, report) = compress(model, &job).unwrap();
+    for entry in &report.weights {
+        assert!(
+            matches!(entry.outcome, Outcome::Rewritten(_)),
+            "{label}: {:?}",
+            entry.outcome
+        );
+    }
+    let bytes = rewritten.encode().unwrap();
+    assert_eq!(bytes.len() as u64, report.bytes_after, "{label}");
+    assert_eq!(Model::decode(bytes.clone()).unwrap(), rewritten, "{label}");
+    assert_eq!(
+        compress(model, &job).unwrap().0.encode().unwrap(),
+        bytes,
+        "{label}: a second run"
+    );
+    let reference = dense_reference(model, &report).unwrap();
+    let found = verify_synthesized(&reference, &rewritten, 7, 1).unwrap();
+    assert!(found.relative_l2 < 1e-5, "{label}: {found:?}");
+    assert!(found.cosine > 0.999_999, "{label}: {found:?}");
+}
+
+fn spec(format: Format, bits: u8, mapping: MappingChoice, granularity: CoreGranularity) -> Spec {
+    let quantization = Quantization {
+        bits: Bits::new(bits).unwrap(),
+        mapping,
+        granularity,
+    };
+    Spec {
+        quantization,
+        truncation: Some(Truncation::MaxRank(6)),
+        ..Spec::of(format)
+    }
+}
+
+fn granularities() -> [CoreGranularity; 3] {
+    let block = CoreGranularity::Block(std::num::NonZeroUsize::new(5).unwrap());
+    [CoreGranularity::Core, CoreGranularity::Axis, block]
+}
+
+#[test]
+fn every_format_width_and_scale() {
+    for format in Format::ALL {
+        for bits in 2..=8 {
+            for mapping in [MappingChoice::Symmetric, MappingChoice::Affine] {
+                for granularity in granularities() {
+                    let label = format!("{} {bits} {mapping:?} {granularity:?}", format.name());
+                    let transposed =
+                        vec![int("transB", 1), float("alpha", 0.5), float("beta", 2.0)];
+                    check(
+                        &label,
+                        &gemm(60, 72, transposed),
+                        &spec(format, bits, mapping, granularity),
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_layout_and_order() {
+    let modes: [(Layout, &[usize], &[usize]); 7] = [
+        (Layout::Interleaved, &[72], &[60]),
+        (Layout::Interleaved, &[8, 9], &[6, 10]),
+        (Layout::Interleaved, &[9, 8], &[10, 6]),
+        (Layout::Interleaved, &[2, 9, 4], &[5, 3, 4]),
+        (Layout::Interleaved, &[4, 1, 3, 6], &[2, 15, 1, 2]),
+        (Layout::Split, &[72], &[6, 10]),
+        (Layout::Split, &[2, 6, 6], &[5, 4, 3]),
+    ];
+    for (layout, rows, cols) in modes {
+        for model in [matmul(60, 72), gemm(60, 72, vec![])] {
+            let base = spec(
+                Format::Tt,
+                8,
+                MappingChoice::Symmetric,
+                CoreGranularity::Core,
+            );
+            let spec = Spec {
+                layout: Some(layout),
+                modes: Some((rows.to_vec(), cols.to_vec())),
+                ..base
+            };
+            check(&format!("{layout:?} {rows:?} {cols:?}"), &model, &spec);
+        }
+    }
+}
+
+#[test]
+fn matmul_keeps_open_axes_in_every_format() {
+    for format in Format::ALL {
+        for granularity in granularities() {
+            let label = format!("{} {granularity:?}", format.name());
+            check(
+                &label,
+                &matmul(60, 72),
+                &spec(format, 4, MappingChoice::Symmetric, granularity),
+            );
+        }
+    }
+}
+
+#[test]
+fn a_transposed_input_is_transposed_first() {
+    let initializer = vec![common::floats("w", &[60, 72], |i| common::noise(3, i))];
+    let nodes = vec![
+        node(
+            "Transpose",
+            &["x"],
+            "xt",
+            vec![common::ints("perm", &[1, 0])],
+        ),
+        node("Gemm", &["xt", "w"], "y", vec![int("transA", 1)]),
+    ];
+    let model = Model::from_proto(proto(
+        13,
+        initializer,
+        nodes,
+        value("x", &[0, 60]),
+        value("y", &[0, 72]),
+    ))
+    .unwrap();
+    for format in Format::ALL {
+        check(
+            format.name(),
+            &model,
+            &spec(format, 8, MappingChoice::Symmetric, CoreGranularity::Core),
+        );
+    }
+}
+
+#[test]
+fn a_shared_weight_is_stored_once() {
+    let initializer = vec![common::floats("w", &[64, 64], |i| common::noise(3, i))];
+    let nodes = vec![
+        node("MatMul", &["x", "w"], "h", vec![]),
+        node("Relu", &["h"], "r", vec![]),
+        node("MatMul", &["r", "w"], "y", vec![]),
+    ];
+    let model = Model::from_proto(proto(
+        17,
+        initializer,
+        nodes,
+        value("x", &[0, 64]),
+        value("y", &[0, 64]),
+    ))
+    .unwrap();
+    for format in Format::ALL {
+        check(
+            format.name(),
+            &model,
+            &spec(format, 8, MappingChoice::Symmetric, CoreGranularity::Core),
+        );
+    }
+    let job = Job::new(spec(
+        Format::Dense,
+        8,
+        MappingChoice::Symmetric,
+        CoreGranularity::Core,
+    ));
+    let (rewritten, _) = compress(&model, &job).unwrap();
+    let large = rewritten
+        .graph()
+        .initializer
+        .iter()
+        .filter(|t| t.dims == [64, 64]);
+    assert_eq!(large.count(), 1);
+}
+
+#[test]
+fn no_emitted_array_is_too_large_to_fold() {
+    let model = matmul(1100, 1200);
+    let dense = spec(
+        Format::Dense,
+        8,
+        MappingChoice::Symmetric,
+        CoreGranularity::Axis,
+    );
+    check("dense 1100x1200", &model, &dense);
+    let (rewritten, _) = compress(&model, &Job::new(dense)).unwrap();
+    for tensor in &rewritten.graph().initializer {
+        assert!(
+            tensor.dims.iter().product::<i64>() <= onnx_bridge::FOLDED_ELEMENTS as i64,
+            "{:?}",
+            tensor.dims
+        );
+    }
+}
+
+#[test]
+fn reasons_are_data() {
+    let model = gemm(60, 72, vec![]);
+    let reason = |spec: Spec| {
+        let (same, report) = compress(&model, &Job::new(spec)).unwrap();
+        assert_eq!(same, model);
+        match report.weights[0].outcome.clone() {
+            Outcome::Skipped(reason) => reason,
+            Outcome::Rewritten(r) => panic!("expected a reason, found {r:?}"),
+        }
+    };
+    assert!(matches!(reason(Spec::keep()), SkipReason::Kept { .. }));
+    let modes = Spec {
+        modes: Some((vec![7, 7], vec![6, 10])),
+        ..Spec::of(Format::Tt)
+    };
+    assert!(matches!(reason(modes), SkipReason::Misfit { .. }));
+}
+
+#[test]
+fn auto_takes_low_rank_only_where_it_wins() {
+    let low = |i: usize| ((i / 96) as f32 * 0.1).sin() * ((i % 96) as f32 * 0.07).cos();
+    for (rank_one, expected) in [(true, Format::LowRank), (false, Format::Dense)] {
+        let weight = common::floats("w", &[96, 96], |i| {
+            if rank_one {
+                low(i)
+            } else {
+                common::noise(5, i)
+            }
+        });
+        let nodes = vec![node("MatMul", &["x", "w"], "y", vec![])];
+        let model = Model::from_proto(proto(
+            17,
+            vec![weight],
+            nodes,
+            value("x", &[0, 96]),
+            value("y", &[0, 96]),
+        ))
+        .unwrap();
+        let (_, report) = compress(&model, &Job::default()).unwrap();
+        let format = report.rewritten().next().map(|(_, r)| r.format);
+        assert_eq!(
+            format,
+            Some(expected),
+            "{:?}",
+            report.skipped().collect::<Vec<_>>()
+        );
+        assert_eq!(Job::default().spec("w").format, FormatRule::Auto);
+    }
+}
