@@ -120,6 +120,16 @@ pub enum QuantError {
     /// An entropy asked of magnitudes.
     #[error("the entropy search needs a symmetric histogram, found one of magnitudes")]
     Span,
+    /// A Hessian that is not positive definite.
+    #[error(
+        "the hessian must be positive definite after damping, found pivot {actual} at step {index}"
+    )]
+    Hessian {
+        /// The step of the factorization, counted from the last element visited.
+        index: usize,
+        /// What should have been positive.
+        actual: f64,
+    },
     /// A range asked for before any value was seen.
     #[error("expected at least one observed value, found none")]
     NoData,

@@ -24,10 +24,12 @@ mod groups;
 mod histogram;
 pub mod kernels;
 mod matmul;
+mod measure;
 mod mse;
 mod observer;
 mod pack;
 mod params;
+mod rounding;
 mod scheme;
 mod tensor;
 
@@ -38,11 +40,15 @@ pub use error::{QuantError, Result};
 pub use groups::scale_shape;
 pub use histogram::{Histogram, HistogramSpan};
 pub use matmul::{MatrixLayout, PackedMatrix, dot};
+pub use measure::{ErrorStats, expected_mse, expected_sqnr_db};
 pub use mse::{MseOptimum, mse_optimal, mse_optimal_weighted};
 pub use observer::{
     Entropy, GroupObserver, MinMax, MovingAverage, MseObserver, Observer, Percentile,
 };
 pub use pack::{pack, pack_into, packed_len, unpack, unpack_into};
 pub use params::{QuantParams, Range, min_max_ranges, scale_and_zero_point};
+pub use rounding::{
+    FeedbackHessian, FeedbackOrder, Rounding, quantize_rounded, quantize_with_feedback,
+};
 pub use scheme::{Bits, Granularity, Mapping, QuantScheme, Signedness, SymmetricRange};
 pub use tensor::QuantizedTensor;

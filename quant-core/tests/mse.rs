@@ -130,6 +130,7 @@ fn fields(mut message: &[u8], number: u64) -> Vec<&[u8]> {
 }
 
 #[test]
+#[allow(clippy::print_stderr, reason = "says that it is skipped")]
 fn never_worse_than_a_grid_on_trained_weights() {
     for model in ["mnist-mlp.onnx", "minilm-l6.onnx"] {
         let path = format!("{}/../../shared/models/{model}", env!("CARGO_MANIFEST_DIR"));
