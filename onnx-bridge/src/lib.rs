@@ -1,4 +1,4 @@
-//! Rewrites the dense layers of ONNX models into quantized tensor networks.
+#![doc = include_str!("../README.md")]
 
 mod auto;
 mod choice;
