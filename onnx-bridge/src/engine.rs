@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
 use ndarray::{ArrayD, Axis};
 use prost::Message;
@@ -12,6 +11,7 @@ use tract_onnx::prelude::*;
 use crate::dataset::{Dataset, rows};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::plan::Plans;
 use crate::proto::tensor_shape_proto::dimension;
 use crate::proto::{DataType, ModelProto, TensorShapeProto, ValueInfoProto, type_proto};
 
@@ -53,9 +53,9 @@ fn input_info(info: &ValueInfoProto) -> InputInfo {
     }
 }
 
-/// A model loaded in tract: one plan for every batch size.
+/// A model loaded in tract: one plan for every shape where tract takes them open, else a plan for the shapes at hand.
 pub struct Engine {
-    plan: Arc<TypedRunnableModel>,
+    plans: Plans,
     inputs: Vec<InputInfo>,
     outputs: Vec<String>,
 }
@@ -76,10 +76,8 @@ impl Engine {
     /// [`Error::Engine`] with tract's own words where it does not take the model; its panics are caught.
     pub fn load(model: &Model) -> Result<Self> {
         let bytes = sanitized(model.proto()).encode_to_vec();
-        let plan = guard("loading", || {
-            let inference = tract_onnx::onnx().model_for_read(&mut bytes.as_slice())?;
-            inference.into_optimized()?.into_runnable()
-        })?;
+        let inputs = model_inputs(model);
+        let plans = Plans::load(bytes, &inputs)?;
         let outputs = model
             .graph()
             .output
@@ -87,8 +85,8 @@ impl Engine {
             .map(|o| o.name().to_string())
             .collect();
         Ok(Self {
-            plan,
-            inputs: model_inputs(model),
+            plans,
+            inputs,
             outputs,
         })
     }
@@ -122,7 +120,7 @@ impl Engine {
             .zip(inputs)
             .map(|(info, array)| to_tensor(info, array));
         let tensors: TVec<TValue> = tensors.collect::<Result<_>>()?;
-        let outputs = guard("running", || self.plan.run(tensors))?;
+        let outputs = self.plans.run(tensors)?;
         outputs
             .iter()
             .zip(&self.outputs)
@@ -189,7 +187,7 @@ impl Engine {
 }
 
 /// Runs what may panic on a malformed model.
-fn guard<T>(stage: &'static str, work: impl FnOnce() -> TractResult<T>) -> Result<T> {
+pub(crate) fn guard<T>(stage: &'static str, work: impl FnOnce() -> TractResult<T>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(e)) => Err(Error::Engine {

@@ -14,6 +14,8 @@ mod inspect;
 mod model;
 mod network;
 mod patch;
+#[cfg(feature = "tract")]
+mod plan;
 pub mod proto;
 mod reference;
 mod rewrite;
