@@ -1,2 +1,61 @@
-//! The `tnq` command.
-fn main() {}
+//! The `tnq` command: arguments, a validated job, the crates that do the work, a report.
+
+mod args;
+mod commands;
+mod error;
+mod job;
+mod model;
+mod output;
+mod progress;
+mod rules;
+mod settings;
+mod table;
+
+use std::io::{self, Write};
+use std::panic;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+use crate::error::CliError;
+
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    // A panic that a library catches is told as its error; one that nobody catches is told below.
+    panic::set_hook(Box::new(|_| {}));
+    match panic::catch_unwind(|| run(command)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => fail(&error.one_line(), error.exit_code()),
+        Err(payload) => {
+            let text = payload.downcast_ref::<String>().map(String::as_str);
+            let text = text
+                .or_else(|| payload.downcast_ref::<&str>().copied())
+                .unwrap_or("no message");
+            fail(
+                &format!(
+                    "a defect of tnq {}, please report it: {text}",
+                    env!("CARGO_PKG_VERSION")
+                ),
+                1,
+            )
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Compress(args) => commands::compress::run(*args),
+        Command::Verify(args) => commands::verify::run(&args),
+        Command::Run(args) => commands::run::run(&args),
+        Command::Completions { shell } => commands::docs::completions(shell),
+        Command::Man => commands::docs::man(),
+    }
+}
+
+/// One line on stderr; a closed stderr cannot be told about.
+fn fail(line: &str, code: u8) -> ExitCode {
+    let _ = writeln!(io::stderr().lock(), "error: {line}");
+    ExitCode::from(code)
+}

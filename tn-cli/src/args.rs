@@ -1,0 +1,174 @@
+//! The command line as clap sees it. What it means is decided in [`crate::job`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use quant_core::Bits;
+
+use crate::rules::LayerRule;
+use crate::settings::{Format, Granularity, Layout, Modes, Ranks, Scheme, parse_bits};
+
+/// Compress ONNX models with quantized tensor networks
+#[derive(Debug, Parser)]
+#[command(
+    name = "tnq",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+#[command(
+    after_help = "Exit codes: 0 done; 1 failed, nothing written; 2 wrong usage; 3 written, but the goal is missed"
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List every weight: operator, shape, bytes, share of the file; what it can become, or why not
+    Inspect(InspectArgs),
+    /// Compress a model, write it and verify it against the original
+    Compress(Box<CompressArgs>),
+    /// Compare a compressed model with its original in tract
+    Verify(VerifyArgs),
+    /// Run a model in tract on arrays from a file
+    Run(RunArgs),
+    /// Print completions for a shell
+    Completions {
+        /// The shell to complete for
+        shell: Shell,
+    },
+    /// Print the manual page (roff)
+    Man,
+}
+
+/// How a command talks.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Running")]
+pub(crate) struct TalkArgs {
+    /// Print one JSON object instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print the result and errors only: no progress, no warnings
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+/// What bounds and repeats a computation.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Running")]
+pub(crate) struct ComputeArgs {
+    /// Seed of everything random; the same seed and threads give the same bytes
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Threads to use [default: one per core]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<std::num::NonZeroUsize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The ONNX model
+    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = COMPRESS_HELP)]
+pub(crate) struct CompressArgs {
+    /// The ONNX model
+    pub(crate) model: PathBuf,
+    /// Where to write the compressed model
+    #[arg(long, short, value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// Overwrite OUT if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Samples to verify on: an .npz with one array per model input, or an .npy for a model with one input
+    #[arg(long, value_name = "NPZ")]
+    pub(crate) calib: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+    /// A rule for the layers whose weight or node name REGEX is found in: `REGEX=keep`, or `REGEX=KEY=VALUE,..` with
+    /// the words of the choices above; repeatable, the last match wins
+    #[arg(long = "layer", value_name = "REGEX=..", help_heading = "Choices")]
+    pub(crate) layers: Vec<LayerRule>,
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
+    #[command(flatten)]
+    pub(crate) talk: TalkArgs,
+}
+
+/// The choices for all layers.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Choices")]
+pub(crate) struct SettingsArgs {
+    /// What a weight becomes [default: auto]
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<Format>,
+    /// How the modes of a train are dealt to its cores [default: interleaved]
+    #[arg(long, value_enum)]
+    pub(crate) layout: Option<Layout>,
+    /// Modes of a train: of a layer's inputs and of its outputs; a layer that they do not fit stays as it is
+    /// [default: two balanced ones for each]
+    #[arg(long, value_name = "IN:OUT")]
+    pub(crate) modes: Option<Modes>,
+    /// Ranks: the most at every bond (8), at each (4,8,4), or as many as a relative error needs (eps=0.02)
+    /// [default: eps=0.1]
+    #[arg(long, value_name = "RANKS")]
+    pub(crate) ranks: Option<Ranks>,
+    /// Bits of a stored number, 2 to 8 [default: 8]
+    #[arg(long, value_name = "BITS", value_parser = parse_bits)]
+    pub(crate) bits: Option<Bits>,
+    /// Whether integers have a zero point [default: symmetric]
+    #[arg(long, value_enum)]
+    pub(crate) scheme: Option<Scheme>,
+    /// What shares a scale: core, axis or block:32 [default: core]
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) granularity: Option<Granularity>,
+}
+
+const COMPRESS_HELP: &str = "\
+Examples:
+  tnq compress model.onnx -o small.onnx
+  tnq compress model.onnx -o small.onnx --calib samples.npz --ranks eps=0.05 --bits 4
+  tnq compress model.onnx -o small.onnx --format tt --layout interleaved --ranks 16 \\
+      --modes 4x7x4x7:4x8x8x4 --layer 'fc2=modes=4x8x8x4:4x8x8x4' --layer 'head=keep'";
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The original ONNX model
+    pub(crate) model: PathBuf,
+    /// The compressed model
+    pub(crate) output: PathBuf,
+    /// Samples to compare on, by default random ones; with an int64 array `labels`, accuracy too
+    #[arg(long, value_name = "NPZ")]
+    pub(crate) data: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
+    #[command(flatten)]
+    pub(crate) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The ONNX model
+    pub(crate) model: PathBuf,
+    /// One array per model input, by its name, first axis the sample; an .npy for a model with one input
+    #[arg(long, value_name = "NPZ")]
+    pub(crate) input: PathBuf,
+    /// Where to write the outputs, one array per model output
+    #[arg(long, short, value_name = "NPZ")]
+    pub(crate) output: PathBuf,
+    /// Overwrite the output if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Threads to use [default: one per core]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<std::num::NonZeroUsize>,
+    #[command(flatten)]
+    pub(crate) talk: TalkArgs,
+}

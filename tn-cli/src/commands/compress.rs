@@ -1,0 +1,304 @@
+//! `tnq compress`: read, rewrite, write, verify.
+
+use std::time::Instant;
+
+use onnx_bridge::{Job, Model, Outcome, RewriteEntry, RewriteReport, Rewritten};
+use serde::Serialize;
+
+use super::verification::{Named, Samples, VerificationReport};
+use super::{Bytes, print, print_json};
+use crate::args::CompressArgs;
+use crate::error::CliError;
+use crate::job::{Choices, CompressJob, use_threads};
+use crate::model::read_model;
+use crate::progress::Progress;
+use crate::table::{bytes, figure, shape, table};
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    schema: u32,
+    command: &'static str,
+    version: &'static str,
+    input: String,
+    output: String,
+    seed: u64,
+    bytes: Bytes,
+    weights: Vec<Weight<'a>>,
+    skipped: Vec<Skipped<'a>>,
+    verification: VerificationReport,
+    seconds: Seconds,
+}
+
+/// A weight that became something else.
+#[derive(Debug, Serialize)]
+struct Weight<'a> {
+    name: &'a str,
+    op: String,
+    shape: &'a [usize],
+    format: &'static str,
+    layout: Option<&'static str>,
+    modes: Modes<'a>,
+    ranks: &'a [usize],
+    bits: u8,
+    parameters: usize,
+    bytes_before: u64,
+    bytes_after: u64,
+    error: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Modes<'a> {
+    input: &'a [usize],
+    output: &'a [usize],
+}
+
+/// A weight that stays.
+#[derive(Debug, Serialize)]
+struct Skipped<'a> {
+    name: &'a str,
+    op: String,
+    shape: &'a [usize],
+    bytes: u64,
+    reason: String,
+}
+
+/// What every stage took.
+#[derive(Debug, Serialize)]
+struct Seconds {
+    read: f64,
+    compress: f64,
+    write: f64,
+    verify: f64,
+    total: f64,
+}
+
+/// Run the command.
+pub(crate) fn run(args: CompressArgs) -> Result<(), CliError> {
+    let start = Instant::now();
+    let (talk, threads) = (args.talk.clone(), args.compute.threads);
+    let job = CompressJob::new(args)?;
+    use_threads(threads)?;
+    let progress = Progress::detect(talk.quiet);
+
+    let stage = progress.stage("reading", 0);
+    let model = read_model(&job.model)?;
+    let original = Named {
+        model: &model,
+        path: &job.model,
+    };
+    let samples = Samples::new(original, job.calib.as_deref(), job.seed)?;
+    if job.calib.is_none() {
+        progress.warn(
+            "no calibration data (--calib): the choices rest on the weights alone, and the verification on random inputs",
+        );
+    }
+    let read = stage.finish();
+
+    let (compressed, rewrite, compress) = rewrite(&model, &job, progress)?;
+    let stage = progress.stage("encoding", 0);
+    let encoded = compressed
+        .encode()
+        .map_err(|error| CliError::content(job.output.path(), error))?;
+    let encode = stage.finish();
+
+    let stage = progress.stage("verifying", 0);
+    let verification = samples.verify(
+        original,
+        Named {
+            model: &compressed,
+            path: job.output.path(),
+        },
+    )?;
+    let verify = stage.finish();
+
+    let stage = progress.stage("writing", 0);
+    job.output
+        .write(|file| std::io::Write::write_all(file, &encoded))?;
+    let write = encode + stage.finish();
+
+    let report = Report {
+        schema: super::SCHEMA,
+        command: "compress",
+        version: env!("CARGO_PKG_VERSION"),
+        input: job.model.display().to_string(),
+        output: job.output.path().display().to_string(),
+        seed: job.seed,
+        bytes: Bytes {
+            before: rewrite.bytes_before,
+            after: encoded.len() as u64,
+        },
+        weights: rewrite.weights.iter().filter_map(weight).collect(),
+        skipped: rewrite.weights.iter().filter_map(skipped).collect(),
+        verification,
+        seconds: Seconds {
+            read,
+            compress,
+            write,
+            verify,
+            total: start.elapsed().as_secs_f64(),
+        },
+    };
+    if talk.json {
+        print_json(&report)
+    } else {
+        print(text(&report).as_bytes())
+    }
+}
+
+fn rewrite(
+    model: &Model,
+    job: &CompressJob,
+    progress: Progress,
+) -> Result<(Model, RewriteReport, f64), CliError> {
+    let todo = ask(model, &job.choices, progress);
+    let total = onnx_bridge::inspect(model).weights.len() as u64;
+    let stage = progress.stage("compressing", total);
+    let done = |_: &str| stage.step();
+    let (compressed, report) = onnx_bridge::compress_with(model, &todo, &done)
+        .map_err(|error| CliError::content(&job.model, format!("cannot be rewritten: {error}")))?;
+    Ok((compressed, report, stage.finish()))
+}
+
+/// The job for the weights of this model. A rule that matches none of them is worth a warning.
+fn ask(model: &Model, choices: &Choices, progress: Progress) -> Job {
+    let inspection = onnx_bridge::inspect(model);
+    let names: Vec<Vec<&str>> = inspection
+        .weights
+        .iter()
+        .map(|weight| {
+            std::iter::once(&weight.name)
+                .chain(&weight.nodes)
+                .map(String::as_str)
+                .collect()
+        })
+        .collect();
+    for pattern in choices.idle_rules(&names) {
+        progress.warn(&format!(
+            "--layer '{pattern}' matches no weight or node (see tnq inspect)"
+        ));
+    }
+    inspection
+        .weights
+        .iter()
+        .zip(&names)
+        .fold(Job::new(choices.spec(&[])), |job, (weight, names)| {
+            job.with_weight(&weight.name, choices.spec(names))
+        })
+}
+
+fn weight(entry: &RewriteEntry) -> Option<Weight<'_>> {
+    let Outcome::Rewritten(rewritten) = &entry.outcome else {
+        return None;
+    };
+    let Rewritten {
+        format,
+        layout,
+        row_modes,
+        col_modes,
+        ranks,
+        bits,
+        parameters,
+        bytes,
+        error,
+        ..
+    } = &**rewritten;
+    Some(Weight {
+        name: &entry.weight.name,
+        op: entry.weight.ops.join(", "),
+        shape: &entry.weight.shape,
+        format: format.name(),
+        layout: *layout,
+        modes: Modes {
+            input: col_modes,
+            output: row_modes,
+        },
+        ranks,
+        bits: *bits,
+        parameters: *parameters,
+        bytes_before: entry.weight.bytes,
+        bytes_after: *bytes,
+        error: *error,
+    })
+}
+
+fn skipped(entry: &RewriteEntry) -> Option<Skipped<'_>> {
+    let Outcome::Skipped(reason) = &entry.outcome else {
+        return None;
+    };
+    Some(Skipped {
+        name: &entry.weight.name,
+        op: entry.weight.ops.join(", "),
+        shape: &entry.weight.shape,
+        bytes: entry.weight.bytes,
+        reason: reason.to_string(),
+    })
+}
+
+fn text(report: &Report<'_>) -> String {
+    let mut rows: Vec<Vec<String>> = report.weights.iter().map(row).collect();
+    rows.extend(report.skipped.iter().map(|weight| {
+        let kept = bytes(weight.bytes);
+        let blank = String::new;
+        vec![
+            weight.name.to_owned(),
+            shape(weight.shape),
+            "stays".to_owned(),
+            blank(),
+            blank(),
+            blank(),
+            kept.clone(),
+            kept,
+            weight.reason.clone(),
+        ]
+    }));
+    let header = [
+        "weight", "shape", "becomes", "modes", "ranks", "bits", "before", "after", "error",
+    ];
+    let Bytes { before, after } = report.bytes;
+    let Seconds {
+        read,
+        compress,
+        write,
+        verify,
+        total,
+    } = report.seconds;
+    format!(
+        "{}\n{} -> {}: {} -> {}, {:.1} times smaller\n{}\ntook {total:.1} s: read {read:.1}, compress {compress:.1}, write \
+         {write:.1}, verify {verify:.1}\n",
+        table(&header, &["bits", "before", "after"], rows),
+        report.input,
+        report.output,
+        bytes(before),
+        bytes(after),
+        before as f64 / after as f64,
+        report.verification,
+    )
+}
+
+fn row(weight: &Weight<'_>) -> Vec<String> {
+    let format = match (weight.format, weight.layout) {
+        ("tt", Some(layout)) => format!("tt, {layout}"),
+        (format, _) => format.to_owned(),
+    };
+    let modes = crate::settings::Modes {
+        input: weight.modes.input.to_vec(),
+        output: weight.modes.output.to_vec(),
+    };
+    let modes = if weight.format == "tt" {
+        modes.to_string()
+    } else {
+        String::new()
+    };
+    vec![
+        weight.name.to_owned(),
+        shape(weight.shape),
+        format,
+        modes,
+        crate::settings::join(weight.ranks, ","),
+        weight.bits.to_string(),
+        bytes(weight.bytes_before),
+        bytes(weight.bytes_after),
+        figure(weight.error),
+    ]
+}

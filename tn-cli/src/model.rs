@@ -1,0 +1,89 @@
+//! Files of models and of arrays, opened here and nowhere else.
+
+use std::fs::{self, File};
+use std::io::{BufReader, Read, Seek};
+use std::path::Path;
+
+use onnx_bridge::{Dataset, Error, Folder, Model, model_inputs};
+use tn_formats::npy::{Npz, read_npy};
+
+use crate::error::CliError;
+
+/// Read a model and the external data beside it.
+///
+/// # Errors
+///
+/// [`CliError::Read`] for the file itself, [`CliError::Content`] for what is in it.
+pub(crate) fn read_model(path: &Path) -> Result<Model, CliError> {
+    let bytes = fs::read(path).map_err(|source| CliError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    Model::decode_with(bytes, &Folder::new(folder)).map_err(|error| CliError::content(path, error))
+}
+
+/// Read the arrays that a model runs on: an `.npz`, or an `.npy` where the model has one input. Which of the two a file
+/// is, its first bytes say.
+///
+/// # Errors
+///
+/// [`CliError::Read`] for the file itself, [`CliError::Content`] for what is in it or is not.
+pub(crate) fn read_dataset(path: &Path, model: &Model) -> Result<Dataset, CliError> {
+    let read = |source| CliError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let mut file = BufReader::new(File::open(path).map_err(read)?);
+    let mut start = Vec::new();
+    file.by_ref()
+        .take(6)
+        .read_to_end(&mut start)
+        .map_err(read)?;
+    file.rewind().map_err(read)?;
+    let inputs = model_inputs(model);
+    let arrays = match (&start[..], &inputs[..]) {
+        ([b'P', b'K', ..], _) => Npz::open(file).and_then(|mut npz| npz.read_all()),
+        (b"\x93NUMPY", [only]) => read_npy(&mut file).map(|array| vec![(only.name.clone(), array)]),
+        (b"\x93NUMPY", _) => {
+            let problem = format!(
+                "expected an .npz, as the model has {} inputs, found an .npy",
+                inputs.len()
+            );
+            return Err(CliError::content(path, problem));
+        }
+        _ => {
+            return Err(CliError::content(
+                path,
+                format!("expected an .npz or .npy file, found {}", kind(&start)),
+            ));
+        }
+    };
+    let data = Dataset::new(arrays.map_err(|error| CliError::content(path, error))?);
+    let data = data.map_err(|error| CliError::content(path, error))?;
+    let found: Vec<String> = data.arrays().iter().map(|(name, _)| name.clone()).collect();
+    match inputs
+        .into_iter()
+        .find(|input| !found.contains(&input.name))
+    {
+        Some(input) => Err(CliError::content(
+            path,
+            Error::MissingInput {
+                input: input.name,
+                found,
+            },
+        )),
+        None => Ok(data),
+    }
+}
+
+fn kind(start: &[u8]) -> String {
+    if start.is_empty() {
+        "0 bytes".to_owned()
+    } else {
+        format!("bytes starting with {start:02x?}")
+    }
+}

@@ -1,0 +1,203 @@
+//! The commands at work on the digits example.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use tn_formats::npy::{NpyArray, Npz};
+
+use crate::common::{digits, names, stdout, structure, tnq};
+
+const LOW_RANK: [&str; 4] = ["--format", "low-rank", "--ranks", "eps=0.1"];
+
+/// Compress the digits model with more arguments; give the JSON.
+fn compress(out: &Path, more: &[&str]) -> Value {
+    let (model, calib) = (digits("model.onnx"), digits("calib.npz"));
+    let mut args: Vec<&str> = vec![
+        "compress",
+        model.to_str().unwrap(),
+        "-o",
+        out.to_str().unwrap(),
+    ];
+    args.extend(["--calib", calib.to_str().unwrap(), "--json", "--quiet"]);
+    args.extend(more);
+    serde_json::from_str(&stdout(&args)).unwrap()
+}
+
+#[test]
+fn json_of_inspect() {
+    let report: Value = serde_json::from_str(&stdout(&[
+        "inspect",
+        digits("model.onnx").to_str().unwrap(),
+        "--json",
+    ]))
+    .unwrap();
+    insta::assert_snapshot!(structure(&report));
+    let bytes = |value: &Value| value["bytes"].as_u64().unwrap();
+    let weights = report["weights"].as_array().unwrap();
+    assert_eq!(
+        weights.iter().map(bytes).sum::<u64>() + report["rest_bytes"].as_u64().unwrap(),
+        bytes(&report)
+    );
+    assert_eq!(
+        bytes(&report),
+        fs::metadata(digits("model.onnx")).unwrap().len()
+    );
+}
+
+#[test]
+fn json_of_compress() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.onnx");
+    let mut more = LOW_RANK.to_vec();
+    more.extend(["--layer", "fc3=keep"]);
+    let report = compress(&out, &more);
+    insta::assert_snapshot!(structure(&report));
+    assert_eq!(report["schema"], 1);
+    assert_eq!(report["bytes"]["after"], fs::metadata(&out).unwrap().len());
+    assert!(
+        report["bytes"]["after"].as_u64().unwrap() * 8
+            < report["bytes"]["before"].as_u64().unwrap()
+    );
+    let rewritten: Vec<&str> = report["weights"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|w| w["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(rewritten, ["fc1.weight", "fc2.weight"]);
+    assert_eq!(report["skipped"][0]["name"], "fc3.weight");
+    assert!(report["verification"]["top1_agreement"].as_f64().unwrap() > 0.98);
+}
+
+#[test]
+fn compress_shows_what_happened() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.onnx");
+    let (model, out) = (digits("model.onnx"), out.to_str().unwrap().to_owned());
+    let mut args = vec![
+        "compress",
+        model.to_str().unwrap(),
+        "-o",
+        &out,
+        "--layer",
+        "nothing=keep",
+    ];
+    args.extend(LOW_RANK);
+    let output = tnq(&args).assert().success().get_output().clone();
+    let (stdout, stderr) = (
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    );
+    for place in [
+        "fc1.weight",
+        "low-rank",
+        "times smaller",
+        "relative L2",
+        "took",
+    ] {
+        assert!(stdout.contains(place), "{place}: {stdout}");
+    }
+    assert!(stderr.contains("warning: no calibration data"), "{stderr}");
+    assert!(
+        stderr.contains("warning: --layer 'nothing' matches no weight or node"),
+        "{stderr}"
+    );
+    assert!(!stderr.contains('\u{1b}') && !stdout.contains('\u{1b}'));
+    assert_eq!(names(folder.path()), ["out.onnx"]);
+    args.extend(["--quiet", "--force"]);
+    tnq(&args).assert().success().stderr("");
+}
+
+#[test]
+fn the_same_job_writes_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    for more in [
+        &LOW_RANK[..],
+        &["--bits", "4"],
+        &["--format", "tt", "--ranks", "8", "--threads", "1"],
+    ] {
+        let [a, b] = ["a", "b"].map(|name| {
+            let out = folder.path().join(name);
+            let mut more = more.to_vec();
+            more.push("--force");
+            compress(&out, &more);
+            fs::read(out).unwrap()
+        });
+        assert!(a == b, "{more:?}");
+    }
+}
+
+#[test]
+fn json_of_verify() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.onnx");
+    compress(&out, &LOW_RANK);
+    let (model, test) = (digits("model.onnx"), digits("test.npz"));
+    let args = [
+        "verify",
+        model.to_str().unwrap(),
+        out.to_str().unwrap(),
+        "--data",
+        test.to_str().unwrap(),
+        "--json",
+    ];
+    let report: Value = serde_json::from_str(&stdout(&args)).unwrap();
+    insta::assert_snapshot!(structure(&report));
+    let verification = &report["verification"];
+    assert!((verification["accuracy_before"].as_f64().unwrap() - 0.988).abs() < 1e-9);
+    assert!(verification["accuracy_after"].as_f64().unwrap() > 0.97);
+    assert_eq!(verification["samples"], 500);
+}
+
+#[test]
+fn a_model_equals_itself() {
+    let model = digits("model.onnx");
+    let model = model.to_str().unwrap();
+    let report: Value = serde_json::from_str(&stdout(&["verify", model, model, "--json"])).unwrap();
+    assert_eq!(report["verification"]["relative_l2"], 0.0);
+    assert_eq!(report["verification"]["top1_agreement"], 1.0);
+}
+
+#[test]
+fn run_writes_every_output() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.npz");
+    let (model, test) = (digits("model.onnx"), digits("test.npz"));
+    let args = [
+        "run",
+        model.to_str().unwrap(),
+        "--input",
+        test.to_str().unwrap(),
+        "-o",
+        out.to_str().unwrap(),
+        "--json",
+    ];
+    let report: Value = serde_json::from_str(&stdout(&args)).unwrap();
+    insta::assert_snapshot!(structure(&report));
+    let logits = Npz::open(fs::File::open(&out).unwrap())
+        .unwrap()
+        .read("logits")
+        .unwrap();
+    let NpyArray::F32(logits) = logits else {
+        panic!("expected float32, found {}", logits.dtype())
+    };
+    assert_eq!(logits.shape(), [500, 10]);
+    let labels = Npz::open(fs::File::open(&test).unwrap())
+        .unwrap()
+        .read("labels")
+        .unwrap();
+    let NpyArray::I64(labels) = labels else {
+        panic!("expected int64, found {}", labels.dtype())
+    };
+    let best = |row: ndarray::ArrayView1<'_, f32>| {
+        (0..10).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap()
+    };
+    let rows = logits.into_dimensionality::<ndarray::Ix2>().unwrap();
+    let hits = rows
+        .outer_iter()
+        .zip(&labels)
+        .filter(|(row, label)| best(row.view()) as i64 == **label)
+        .count();
+    assert_eq!(hits, 494);
+}

@@ -1,0 +1,6 @@
+//! The binary as its users meet it.
+
+mod common;
+mod errors;
+mod help;
+mod jobs;
