@@ -45,18 +45,14 @@ pub enum Error {
         newest: i64,
     },
     /// The data of a tensor does not fit its shape and type.
-    #[error(
-        "tensor `{tensor}`: field `{field}`: expected {expected} ({data_type} {shape:?}), found {found}"
-    )]
+    #[error("tensor `{tensor}`: field `{field}`: expected {expected} ({kind}), found {found}")]
     TensorLength {
         /// The tensor.
         tensor: String,
         /// The field that holds the data.
         field: &'static str,
-        /// The type of its elements.
-        data_type: &'static str,
-        /// Its shape.
-        shape: Vec<i64>,
+        /// The type of its elements and its shape.
+        kind: String,
         /// The length that the shape asks for.
         expected: String,
         /// The length that is there.

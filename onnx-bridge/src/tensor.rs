@@ -114,8 +114,7 @@ pub fn check(tensor: &TensorProto) -> Result<()> {
     let wrong = |field, expected: String, found: String| Error::TensorLength {
         tensor: tensor.name().to_string(),
         field,
-        data_type: type_name(tensor.data_type()),
-        shape: tensor.dims.clone(),
+        kind: format!("{} {:?}", type_name(tensor.data_type()), tensor.dims),
         expected,
         found,
     };

@@ -1,5 +1,7 @@
 //! The models beside the workspace: round trips and what inspection says. Skipped, visibly, where they are absent.
 
+#![allow(clippy::print_stderr, reason = "a skipped test says so")]
+
 use onnx_bridge::{Format, Inspection, Model, SkipReason, Verdict, inspect};
 
 /// The bytes of a file in the folder beside the workspace.
