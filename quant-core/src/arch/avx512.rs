@@ -6,9 +6,11 @@ use std::arch::x86_64::*;
 
 use super::{EachMap, scalar};
 use crate::affine::AffineMap;
-use crate::scheme::{Bits, Signedness};
+use crate::scheme::Signedness;
 
+mod pack;
 mod product;
+pub(super) use pack::{pack, unpack};
 pub(super) use product::{dot, tile_f32, tile_i32};
 
 /// The first `n <= 16` lanes.
@@ -72,18 +74,39 @@ fn store_u8x16_part(out: &mut [u8], v: __m128i) {
     unsafe { _mm_mask_storeu_epi8(out.as_mut_ptr().cast(), mask16(out.len().min(16)), v) }
 }
 
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+fn store_u8x16(out: &mut [u8; 16], v: __m128i) {
+    // SAFETY: the array has the 16 bytes written.
+    unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), v) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw")]
+fn load_bytes(x: &[u8; 64]) -> __m512i {
+    // SAFETY: the array has the 64 bytes read.
+    unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+}
+
 /// The first 64 bytes of `x`, zeros where it is shorter.
 #[inline]
 #[target_feature(enable = "avx512bw")]
-fn load_bytes(x: &[u8]) -> __m512i {
+fn load_bytes_part(x: &[u8]) -> __m512i {
     // SAFETY: the mask covers no byte beyond the slice.
     unsafe { _mm512_maskz_loadu_epi8(mask64(x.len().min(64)), x.as_ptr().cast()) }
 }
 
-/// Stores as many of the 64 bytes as `out` holds.
 #[inline]
 #[target_feature(enable = "avx512bw")]
-fn store_bytes(out: &mut [u8], v: __m512i) {
+fn store_bytes(out: &mut [u8; 64], v: __m512i) {
+    // SAFETY: the array has the 64 bytes written.
+    unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), v) }
+}
+
+/// Stores as many of the 64 bytes as `out` holds. Masked stores of bytes are slow on some processors.
+#[inline]
+#[target_feature(enable = "avx512bw")]
+fn store_bytes_part(out: &mut [u8], v: __m512i) {
     // SAFETY: the mask covers no byte beyond the slice.
     unsafe { _mm512_mask_storeu_epi8(out.as_mut_ptr().cast(), mask64(out.len().min(64)), v) }
 }
@@ -139,15 +162,101 @@ impl Map {
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+/// Quantization without division: `x * (65536 / scale) + 1/2` as an integer has the code's steps above 16 bits of fraction.
+///
+/// The exact quotient, its rounding to f32 and this integer lie within 5 units of each other (the factor, the fused sum and
+/// the quotient are each off by at most 2^-24 of 256 steps, or one unit, the integer by half of one). So away from halves
+/// all round alike; a block with a fraction within 8 units of a half is left to the division. NaN gives the integer
+/// 0x8000_0000, whose bits 16 to 23 are 0 steps.
+#[derive(Clone, Copy)]
+struct FixedPoint {
+    factor: __m512,
+    bias: __m512,
+    lo: __m512,
+    hi: __m512,
+    zero_point: __m512i,
+    thirds: __m512i,
+}
+
+impl FixedPoint {
+    /// Where the reciprocal and all products that count are normal numbers.
+    const SCALES: std::ops::Range<f32> = 1e-30..1e30;
+    /// A half, and 8 units so that a fraction near a half wraps to less than 16.
+    const BIAS: f32 = 32768.0 + 8.0;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn new(map: AffineMap) -> Self {
+        let (lo, hi) = map.steps();
+        // Byte 2 of every lane. Opaque, or the compiler makes four instructions of the one it stands for.
+        let thirds = std::hint::black_box(std::array::from_fn(|i| (4 * i + 2) as u8));
+        Self {
+            factor: _mm512_set1_ps(65536.0 * (1.0 / map.scale)),
+            bias: _mm512_set1_ps(Self::BIAS),
+            lo: _mm512_set1_ps(65536.0 * lo + Self::BIAS),
+            hi: _mm512_set1_ps(65536.0 * hi + Self::BIAS),
+            zero_point: _mm512_set1_epi8(map.zero_point as i8),
+            thirds: load_bytes(&thirds),
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn steps(&self, x: &[f32; 16]) -> __m512i {
+        // A NaN is the second operand, which minimum and maximum return.
+        let y = _mm512_fmadd_ps(load_f32(x), self.factor, self.bias);
+        _mm512_cvtps_epi32(_mm512_max_ps(self.lo, _mm512_min_ps(self.hi, y)))
+    }
+
+    /// 64 code bytes, unless one is too near a half.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+    fn codes(&self, x: &[f32; 64]) -> Option<__m512i> {
+        let (x, _) = x.as_chunks::<16>();
+        let (a, b) = (self.steps(&x[0]), self.steps(&x[1]));
+        let (c, d) = (self.steps(&x[2]), self.steps(&x[3]));
+        // The least fraction of four lanes; the words above the fractions do not count.
+        let least = _mm512_min_epu16(_mm512_min_epu16(a, b), _mm512_min_epu16(c, d));
+        if _mm512_testn_epi32_mask(least, _mm512_set1_epi32(0xfff0)) != 0 {
+            return None;
+        }
+        let low = _mm512_permutex2var_epi8(a, self.thirds, b);
+        let high = _mm512_permutex2var_epi8(c, self.thirds, d);
+        let steps = _mm512_inserti64x4::<1>(low, _mm512_castsi512_si256(high));
+        Some(_mm512_add_epi8(steps, self.zero_point))
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
 pub(super) fn quantize(x: &[f32], map: AffineMap, out: &mut [u8]) {
+    let (x, x_tail) = x.as_chunks::<64>();
+    let (o, o_tail) = out.as_chunks_mut::<64>();
+    if FixedPoint::SCALES.contains(&map.scale) {
+        let fixed = FixedPoint::new(map);
+        for (x, o) in x.iter().zip(o) {
+            match fixed.codes(x) {
+                Some(codes) => store_bytes(o, codes),
+                None => quantize_by_division(x, map, o),
+            }
+        }
+    } else {
+        quantize_by_division(x.as_flattened(), map, o.as_flattened_mut());
+    }
+    quantize_by_division(x_tail, map, o_tail);
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn quantize_by_division(x: &[f32], map: AffineMap, out: &mut [u8]) {
     let map = Map::new(map);
     let (x, x_tail) = x.as_chunks::<16>();
     let (o, o_tail) = out.as_chunks_mut::<16>();
     for (x, o) in x.iter().zip(o) {
-        store_u8x16_part(o, map.codes(load_f32(x)));
+        store_u8x16(o, map.codes(load_f32(x)));
     }
-    store_u8x16_part(o_tail, map.codes(load_f32_part(x_tail)));
+    if !x_tail.is_empty() {
+        store_u8x16_part(o_tail, map.codes(load_f32_part(x_tail)));
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
@@ -191,81 +300,6 @@ pub(super) fn fake_quantize(x: &[f32], map: AffineMap, out: &mut [f32]) {
     }
     store_f32_part(o_tail, fake(load_f32_part(x_tail)));
 }
-
-/// Eight codes of width `b` per 64-bit lane, from bytes to `b` dense bytes: pairs to 16 bits, pairs of those to 32, and
-/// of those to 64; then the dense bytes of the eight lanes side by side.
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-pub(super) fn pack(codes: &[u8], bits: Bits, out: &mut [u8]) {
-    let b = usize::from(bits.get());
-    let mask = _mm512_set1_epi8((1i8 << (b - 1)) | ((1i8 << (b - 1)) - 1));
-    // Bytes 1, 2^b of unsigned weights; words 1, 2^2b.
-    let pair = _mm512_set1_epi16((1 << (8 + b)) as u16 as i16 | 1);
-    let four = _mm512_set1_epi32((1 << (16 + 2 * b)) | 1);
-    let half = _mm_cvtsi32_si128(4 * b as i32);
-    let gather = load_bytes(&GATHER[b - 2]);
-    let low = _mm512_set1_epi64(0xffff_ffff);
-    for (codes, out) in codes.chunks(64).zip(out.chunks_mut(8 * b)) {
-        let v = _mm512_and_si512(load_bytes(codes), mask);
-        let v = _mm512_madd_epi16(_mm512_maddubs_epi16(pair, v), four);
-        let high = _mm512_sll_epi64(_mm512_srli_epi64::<32>(v), half);
-        let v = _mm512_or_si512(_mm512_and_si512(v, low), high);
-        store_bytes(out, _mm512_permutexvar_epi8(gather, v));
-    }
-}
-
-/// The way back: `b` dense bytes to each 64-bit lane, of which every byte takes the 8 bits at its code's offset.
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-pub(super) fn unpack(packed: &[u8], bits: Bits, signedness: Signedness, out: &mut [u8]) {
-    let b = usize::from(bits.get());
-    let mask = _mm512_set1_epi8(((1u16 << b) - 1) as i8);
-    // (c ^ s) - s extends the sign bit s; s = 0 leaves c.
-    let sign = match signedness {
-        Signedness::Signed => _mm512_set1_epi8(1 << (b - 1)),
-        Signedness::Unsigned => _mm512_setzero_si512(),
-    };
-    let offsets = i64::from_le_bytes(std::array::from_fn(|i| (i * b) as u8));
-    let offsets = _mm512_set1_epi64(offsets);
-    let scatter = load_bytes(&SCATTER[b - 2]);
-    for (packed, out) in packed.chunks(8 * b).zip(out.chunks_mut(64)) {
-        let v = _mm512_permutexvar_epi8(scatter, load_bytes(packed));
-        let v = _mm512_and_si512(_mm512_multishift_epi64_epi8(offsets, v), mask);
-        store_bytes(out, _mm512_sub_epi8(_mm512_xor_si512(v, sign), sign));
-    }
-}
-
-/// For each width from 2: where byte `i` of the dense string stands among eight 64-bit lanes.
-static GATHER: [[u8; 64]; 6] = {
-    let mut table = [[0; 64]; 6];
-    let mut b = 2;
-    while b < 8 {
-        let mut i = 0;
-        while i < 8 * b {
-            table[b - 2][i] = (i / b * 8 + i % b) as u8;
-            i += 1;
-        }
-        b += 1;
-    }
-    table
-};
-
-/// For each width from 2: which byte of the dense string goes to byte `i` of the lanes.
-static SCATTER: [[u8; 64]; 6] = {
-    let mut table = [[0; 64]; 6];
-    let mut b = 2;
-    while b < 8 {
-        let mut i = 0;
-        while i < 64 {
-            table[b - 2][i] = if i % 8 < b {
-                (i / 8 * b + i % 8) as u8
-            } else {
-                0
-            };
-            i += 1;
-        }
-        b += 1;
-    }
-    table
-};
 
 // The compiler vectorizes the plain loops well where every element has its own scale.
 
