@@ -18,6 +18,8 @@ use crate::scheme::{Bits, Signedness};
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(all(test, unix, not(miri)))]
+mod guard;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
