@@ -1,17 +1,4 @@
-//! Integer quantization to the letter of the ONNX standard: schemes of 2 to 8 bits, parameters, packing.
-//!
-//! A [`QuantScheme`] says what codes mean, [`QuantParams`] holds the scales and zero points of one tensor under a scheme,
-//! a [`QuantizedTensor`] owns packed codes beside both. [`quantize`], [`dequantize`] and [`fake_quantize`] work on slices.
-//!
-//! ```
-//! use quant_core::{Bits, Granularity, QuantScheme, QuantizedTensor};
-//! let weights: Vec<f32> = (0..64).map(|i| (i as f32 - 32.0) / 10.0).collect();
-//! let scheme = QuantScheme::symmetric(Bits::B4).with_granularity(Granularity::per_block(1, 16)?);
-//! let q = QuantizedTensor::quantize(&weights, &[2, 32], &scheme)?;
-//! assert_eq!(q.params().scales().len(), 4);
-//! assert_eq!(q.byte_len(), 32 + 4 * 4);
-//! # Ok::<(), quant_core::QuantError>(())
-//! ```
+#![doc = include_str!("../README.md")]
 
 mod affine;
 #[allow(
@@ -32,6 +19,7 @@ mod params;
 mod rounding;
 mod scheme;
 mod tensor;
+mod tiles;
 
 pub use affine::{
     Division, dequantize, fake_quantize, fake_quantize_into, fake_quantize_with, quantize,

@@ -6,20 +6,7 @@ use crate::error::{QuantError, Result, check_len};
 use crate::groups::element_count;
 use crate::scheme::{Granularity, Signedness};
 use crate::tensor::QuantizedTensor;
-
-/// Columns of the packed matrix that a kernel takes at once.
-pub(crate) const PANEL: usize = 32;
-
-/// Four consecutive k of 16 columns: the unit the kernels load.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C, align(64))]
-pub(crate) struct Block(pub(crate) [i8; 64]);
-
-/// The quad of column `c` of a panel, from its two blocks.
-#[inline(always)]
-pub(crate) fn block_column(blocks: &[Block], c: usize) -> [i8; 4] {
-    std::array::from_fn(|j| blocks[c / 16].0[c % 16 * 4 + j])
-}
+use crate::tiles::{Block, PANEL, Tiles};
 
 /// How the codes of a matrix to pack are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -358,51 +345,6 @@ impl<'a> Tile<'a, ()> {
             columns: self.columns,
             stride: self.stride,
         }
-    }
-}
-
-/// Rows of activations cut into tiles of nearly the same height.
-struct Tiles {
-    m: usize,
-    count: usize,
-}
-
-impl Tiles {
-    fn new(m: usize, isa: Isa) -> Self {
-        Self {
-            m,
-            count: m.div_ceil(isa.max_rows()),
-        }
-    }
-
-    fn for_each(&self, mut f: impl FnMut(usize, usize)) {
-        let mut first = 0;
-        for tile in 0..self.count {
-            let rows = (self.m - first).div_ceil(self.count - tile);
-            f(first, rows);
-            first += rows;
-        }
-    }
-
-    /// Lays `[m, k]` out as `[tile][k / step][row]`, each step of a row made one element.
-    fn interleave<T, A>(
-        &self,
-        x: &[T],
-        k: usize,
-        step: usize,
-        out: &mut [A],
-        mut f: impl FnMut(usize, &[T]) -> A,
-    ) {
-        let steps = out.len() / self.m;
-        self.for_each(|first, rows| {
-            let tile = &mut out[first * steps..][..rows * steps];
-            for r in 0..rows {
-                let row = &x[(first + r) * k..][..k];
-                for (i, part) in row.chunks(step).enumerate() {
-                    tile[i * rows + r] = f(i, part);
-                }
-            }
-        });
     }
 }
 

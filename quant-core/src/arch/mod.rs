@@ -11,8 +11,8 @@
 use std::sync::OnceLock;
 
 use crate::affine::AffineMap;
-use crate::matmul::{Block, PANEL};
 use crate::scheme::{Bits, Signedness};
+use crate::tiles::{Block, PANEL};
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -2,8 +2,8 @@
 
 use super::{EachMap, Tile};
 use crate::affine::{AffineMap, widen};
-use crate::matmul::{PANEL, block_column};
 use crate::scheme::{Bits, Signedness};
+use crate::tiles::{PANEL, block_column};
 
 #[inline(always)]
 pub(super) fn quantize(x: &[f32], map: AffineMap, out: &mut [u8]) {

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::{load_f32, mask16};
 use crate::arch::Tile;
-use crate::matmul::{Block, PANEL};
+use crate::tiles::{Block, PANEL};
 
 #[inline]
 #[target_feature(enable = "avx512bw")]

@@ -5,7 +5,7 @@ use std::arch::asm;
 
 use super::{load_16, load_f32, store_f32};
 use crate::arch::{Tile, scalar};
-use crate::matmul::{Block, PANEL};
+use crate::tiles::{Block, PANEL};
 
 #[inline]
 #[target_feature(enable = "neon")]
