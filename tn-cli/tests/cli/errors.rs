@@ -54,7 +54,7 @@ fn a_file_that_is_no_model_is_named() {
         ("length.onnx", wrong_length(), "fc3.bias"),
         (
             "random.onnx",
-            (0..997u32).map(|i| (i * i * 31 >> 3) as u8).collect(),
+            (0..997u32).map(|i| ((i * i * 31) >> 3) as u8).collect(),
             "not an ONNX model",
         ),
     ];
