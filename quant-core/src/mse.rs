@@ -32,9 +32,10 @@ pub struct MseOptimum {
 ///
 /// ```
 /// use quant_core::{Bits, QuantScheme, mse_optimal};
-/// let best = mse_optimal(&[-1.0, -0.4, 0.4, 1.0], &QuantScheme::symmetric(Bits::B2))?;
-/// // Codes -1, 0, 1: better two values at 0.7 each off by 0.3 than to lose the small ones.
-/// assert!((best.scale - 0.7).abs() < 1e-6);
+/// let best = mse_optimal(&[-1.0, -0.6, 0.6, 1.0], &QuantScheme::symmetric(Bits::B2))?;
+/// // Codes -1, 0, 1: rather all four values off by 0.2 than two of them by 0.4.
+/// assert!((best.scale - 0.8).abs() < 1e-6);
+/// assert!((best.squared_error - 0.16).abs() < 1e-6);
 /// # Ok::<(), quant_core::QuantError>(())
 /// ```
 pub fn mse_optimal(values: &[f32], scheme: &QuantScheme) -> Result<MseOptimum> {
