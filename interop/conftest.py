@@ -1,6 +1,6 @@
-"""What the interop tests share: the release binary, the project's root, the shared models, a quiet ONNX Runtime.
+"""What the interop tests share: the binary, the project's root, the shared models, a quiet ONNX Runtime.
 
-  cargo build --release -p tn-cli
+  cargo build --bin tnq
   python3 -m venv .venv && .venv/bin/pip install -r interop/requirements.txt
   .venv/bin/pytest -rs interop
 
@@ -19,11 +19,11 @@ SHARED = Path(os.environ.get("TNQ_SHARED", ROOT.parent / "shared"))
 
 
 def binary():
-    """The `tnq` to test: TNQ_BIN, or the release build in CARGO_TARGET_DIR or target/."""
+    """The `tnq` to test: TNQ_BIN, or the build in CARGO_TARGET_DIR or target/."""
     if "TNQ_BIN" in os.environ:
         return Path(os.environ["TNQ_BIN"])
     target = Path(os.environ.get("CARGO_TARGET_DIR", "target"))
-    return ROOT / target / "release" / "tnq"
+    return ROOT / target / "debug" / "tnq"
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +37,7 @@ def tnq():
     """Run `tnq` with arguments in the project's folder; give its stdout. Any exit code but `code` fails the test."""
     path = binary()
     if not path.exists():
-        pytest.fail(f"{path} is missing: build it with `cargo build --release -p tn-cli`")
+        pytest.fail(f"{path} is missing: build it with `cargo build --bin tnq`")
 
     def run(*args, code=0):
         done = subprocess.run([path, *map(str, args)], cwd=ROOT, capture_output=True, text=True)

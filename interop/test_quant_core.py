@@ -1,6 +1,6 @@
 """quant-core against the node tests of the onnx package, and against ONNX's reference evaluator on half steps.
 
-  cargo build --release -p quant-core --example onnx_node
+  cargo build -p quant-core --example onnx_node
   pytest -rs interop/test_quant_core.py
 
 `QUANT_CORE_NODE` names another build of the example. The list of node tests run, and of those out of scope with the
@@ -26,14 +26,14 @@ TYPES = {"int8": (8, True), "uint8": (8, False), "int4": (4, True), "uint4": (4,
 
 def node_binary():
     target = Path(os.environ.get("CARGO_TARGET_DIR", "target"))
-    return Path(os.environ.get("QUANT_CORE_NODE", ROOT / target / "release" / "examples" / "onnx_node"))
+    return Path(os.environ.get("QUANT_CORE_NODE", ROOT / target / "debug" / "examples" / "onnx_node"))
 
 
 def run_case(case):
     """The outputs of one case as arrays."""
     path = node_binary()
     if not path.exists():
-        pytest.fail(f"{path} is missing: build it with `cargo build --release -p quant-core --example onnx_node`")
+        pytest.fail(f"{path} is missing: build it with `cargo build -p quant-core --example onnx_node`")
     done = subprocess.run([path], input=json.dumps(case) + "\n", capture_output=True, text=True, check=True)
     answer = json.loads(done.stdout)
     assert "error" not in answer, answer["error"]
