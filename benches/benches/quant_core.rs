@@ -52,6 +52,13 @@ type Group<'a> = BenchmarkGroup<'a, CpuTime>;
 /// Elements: in the second-level cache, in the third, in memory.
 const SIZES: [usize; 3] = [1 << 16, 1 << 20, 1 << 24];
 
+/// The instruction sets to time at a size; the scalar kernels do not depend on where the data is, and take long.
+fn isas(size: usize) -> impl Iterator<Item = Isa> {
+    Isa::available()
+        .into_iter()
+        .filter(move |&isa| isa != Isa::SCALAR || size < SIZES[2])
+}
+
 fn floats(len: usize) -> Vec<f32> {
     let mut rng = Pcg64::seed_from_u64(1);
     (0..len).map(|_| rng.random::<f32>() * 2.0 - 1.0).collect()
@@ -84,14 +91,14 @@ fn elementwise(c: &mut Criterion<CpuTime>) {
     for size in SIZES {
         let (x, mut codes, mut out) = (floats(size), bytes(size), vec![0f32; size]);
         let mut group = with_memcpy(c, "quantize f32 to int8", size, 5 * size);
-        for isa in Isa::available() {
+        for isa in isas(size) {
             group.bench_function(isa.name(), |b| {
                 b.iter(|| isa.quantize(black_box(&x), map, black_box(&mut codes)));
             });
         }
         group.finish();
         let mut group = with_memcpy(c, "dequantize int8 to f32", size, 5 * size);
-        for isa in Isa::available() {
+        for isa in isas(size) {
             group.bench_function(isa.name(), |b| {
                 b.iter(|| {
                     isa.dequantize(
@@ -105,7 +112,7 @@ fn elementwise(c: &mut Criterion<CpuTime>) {
         }
         group.finish();
         let mut group = with_memcpy(c, "fake-quantize f32", size, 8 * size);
-        for isa in Isa::available() {
+        for isa in isas(size) {
             group.bench_function(isa.name(), |b| {
                 b.iter(|| isa.fake_quantize(black_box(&x), map, black_box(&mut out)));
             });
@@ -121,14 +128,14 @@ fn packing(c: &mut Criterion<CpuTime>) {
             let mut packed = vec![0; quant_core::packed_len(size, bits)];
             let moved = size + packed.len();
             let mut group = with_memcpy(c, &format!("pack int{bits}"), size, moved);
-            for isa in Isa::available() {
+            for isa in isas(size) {
                 group.bench_function(isa.name(), |b| {
                     b.iter(|| isa.pack(black_box(&codes), bits, black_box(&mut packed)));
                 });
             }
             group.finish();
             let mut group = with_memcpy(c, &format!("unpack int{bits}"), size, moved);
-            for isa in Isa::available() {
+            for isa in isas(size) {
                 group.bench_function(isa.name(), |b| {
                     b.iter(|| {
                         isa.unpack(
@@ -261,9 +268,9 @@ fn f32_products(group: &mut Group<'_>, n: usize, k: usize, batch: usize) {
 fn config() -> Criterion<CpuTime> {
     Criterion::default()
         .with_measurement(CpuTime)
-        .sample_size(20)
-        .warm_up_time(Duration::from_millis(150))
-        .measurement_time(Duration::from_millis(600))
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(100))
+        .measurement_time(Duration::from_millis(300))
         .without_plots()
 }
 

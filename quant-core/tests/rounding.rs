@@ -222,6 +222,34 @@ fn measured_noise_is_the_expected_noise() {
     );
 }
 
+/// ggml's bounds on its block formats (`test-quantize-fns.cpp`): the root of the summed squared errors over the count,
+/// on its test signal. Its 2-bit format is affine; three symmetric levels are not enough for its bound.
+#[test]
+fn blocks_keep_within_ggmls_bounds() {
+    let data: Vec<f32> = (0..4096).map(|i| 0.1 + 2.0 * (i as f32).cos()).collect();
+    for (bits, block, bound) in [
+        (Bits::B8, 32, 0.002),
+        (Bits::B5, 32, 0.002),
+        (Bits::B4, 32, 0.002),
+        (Bits::B3, 16, 0.0040),
+        (Bits::B2, 16, 0.0075),
+    ] {
+        let blocks = Granularity::per_block(0, block).unwrap();
+        let symmetric = (bits > Bits::B2).then_some(QuantScheme::symmetric(bits));
+        for scheme in symmetric.into_iter().chain([QuantScheme::affine(bits)]) {
+            let q = QuantizedTensor::quantize(&data, &[4096], &scheme.with_granularity(blocks))
+                .unwrap();
+            let stats = ErrorStats::between(&data, &q.dequantize()).unwrap();
+            let error = (stats.mse() * 4096.0).sqrt() / 4096.0;
+            assert!(
+                error <= bound,
+                "{bits} bits, {:?}: {error}",
+                scheme.mapping()
+            );
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn a_diagonal_hessian_changes_nothing(
