@@ -211,3 +211,13 @@ pub(crate) fn step_right(overlap: Array2<f64>, a: &TtCore<f64>, b: &TtCore<f64>)
         .expect("same number of elements");
     mm(a.left_unfolding().t(), carried.view())
 }
+/// The overlap of two right parts, one core further: `sum_n a_n overlap b_nᵀ`.
+pub(crate) fn step_left(overlap: Array2<f64>, a: &TtCore<f64>, b: &TtCore<f64>) -> Array2<f64> {
+    let (r, n, e) = a.view().dim();
+    debug_assert_eq!(overlap.dim(), (e, b.right_rank()));
+    let carried = mm(a.left_unfolding(), overlap.view());
+    let carried = carried
+        .into_shape_with_order((r, n * b.right_rank()))
+        .expect("same number of elements");
+    mm(carried.view(), b.right_unfolding().t())
+}

@@ -21,7 +21,7 @@ pub(crate) fn tt_svd<T: Real>(
     let bonds = modes.len() - 1;
     let caps = truncation.caps(bonds)?;
     let epsilon = truncation.epsilon()?;
-    let total_sq = norm_sq(&unfolding);
+    let total_sq = norm_sq(unfolding.view());
     if !total_sq.is_finite() {
         return Err(Error::NotFinite {
             what: "array to decompose",

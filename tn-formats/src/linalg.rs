@@ -4,7 +4,10 @@
 //! the work was scheduled, so equal inputs and an equal thread count give equal bits.
 
 use faer::linalg::matmul::triangular::{BlockStructure, matmul as triangular_matmul};
-use faer::{Accum, MatMut, MatRef, Par, Side};
+use faer::linalg::triangular_solve::{
+    solve_lower_triangular_in_place, solve_upper_triangular_in_place,
+};
+use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
 use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, CowArray, Ix2};
 
 use crate::error::{Error, Result};
@@ -16,10 +19,60 @@ mod sealed {
     impl Sealed for f64 {}
 }
 
-/// What the backend asks of an element. Sealed: `f32` and `f64`.
-pub trait Backend: sealed::Sealed + faer::traits::RealField + Copy {}
-impl Backend for f32 {}
-impl Backend for f64 {}
+/// The backend's part of an element type, compiled once for `f32` and once for `f64`. Sealed.
+pub trait Backend: sealed::Sealed + Sized {
+    /// See [`gemm`]; the shapes fit, and `replace` or add is all that beta may still say.
+    #[doc(hidden)]
+    fn raw_gemm(
+        threads: Threads,
+        alpha: Self,
+        a: ArrayView2<'_, Self>,
+        b: ArrayView2<'_, Self>,
+        write: Write,
+        c: ArrayViewMut2<'_, Self>,
+    );
+
+    #[doc(hidden)]
+    fn raw_qr(a: ArrayView2<'_, Self>) -> (Array2<Self>, Array2<Self>);
+
+    #[doc(hidden)]
+    fn raw_svd(a: ArrayView2<'_, Self>) -> Option<(Array2<Self>, Array1<Self>, Array2<Self>)>;
+}
+
+/// What a product does with the old content of its result.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    Replace,
+    Add,
+}
+
+macro_rules! impl_backend {
+    ($($t:ty),*) => {
+        $(impl Backend for $t {
+            fn raw_gemm(
+        threads: Threads,
+        alpha: Self,
+                a: ArrayView2<'_, Self>,
+                b: ArrayView2<'_, Self>,
+                write: Write,
+                c: ArrayViewMut2<'_, Self>,
+            ) {
+                gemm_in(threads, alpha, a, b, write, c);
+            }
+
+            fn raw_qr(a: ArrayView2<'_, Self>) -> (Array2<Self>, Array2<Self>) {
+                qr_in(a)
+            }
+
+            fn raw_svd(a: ArrayView2<'_, Self>) -> Option<(Array2<Self>, Array1<Self>, Array2<Self>)> {
+                svd_in(a)
+            }
+        })*
+    };
+}
+
+impl_backend!(f32, f64);
 
 /// Products with fewer multiply-adds than this stay on the calling thread.
 const PARALLEL_FROM: usize = 1 << 18;
@@ -38,7 +91,7 @@ struct Dense<'a, T> {
     transposed: bool,
 }
 
-impl<'a, T: Real> Dense<'a, T> {
+impl<'a, T: Clone> Dense<'a, T> {
     /// Borrows row-major and column-major views and copies any other.
     fn new(view: ArrayView2<'a, T>) -> Self {
         if view.is_standard_layout() {
@@ -74,12 +127,12 @@ impl<'a, T: Real> Dense<'a, T> {
     }
 }
 
-fn to_array<T: Real>(mat: MatRef<'_, T>) -> Array2<T> {
+fn to_array<T: Copy>(mat: MatRef<'_, T>) -> Array2<T> {
     Array2::from_shape_fn((mat.nrows(), mat.ncols()), |(i, j)| mat[(i, j)])
 }
 
 /// Runs `f` on the elements of `c` as a matrix of the backend; a view with gaps goes through a copy.
-fn with_mat_mut<T: Real>(mut c: ArrayViewMut2<'_, T>, f: impl FnOnce(MatMut<'_, T>)) {
+fn with_mat_mut<T: Clone>(mut c: ArrayViewMut2<'_, T>, f: impl FnOnce(MatMut<'_, T>)) {
     let (rows, cols) = c.dim();
     if let Some(slice) = c.as_slice_mut() {
         return f(MatMut::from_row_major_slice_mut(slice, rows, cols));
@@ -176,20 +229,36 @@ pub fn gemm_with<T: Real>(
         }
         return Ok(());
     }
-    let accum = if beta == T::zero() {
-        Accum::Replace
+    let write = if beta == T::zero() {
+        Write::Replace
     } else {
-        Accum::Add
+        Write::Add
+    };
+    T::raw_gemm(threads, alpha, a, b, write, c);
+    Ok(())
+}
+
+fn gemm_in<T: faer::traits::RealField + Copy>(
+    threads: Threads,
+    alpha: T,
+    a: ArrayView2<'_, T>,
+    b: ArrayView2<'_, T>,
+    write: Write,
+    c: ArrayViewMut2<'_, T>,
+) {
+    let ((m, k), n) = (a.dim(), b.ncols());
+    let accum = match write {
+        Write::Replace => Accum::Replace,
+        Write::Add => Accum::Add,
+    };
+    let par = match threads {
+        Threads::One => Par::Seq,
+        Threads::All => parallelism(m, n, k),
     };
     let (a, b) = (Dense::new(a), Dense::new(b));
     with_mat_mut(c, |c| {
-        let par = match threads {
-            Threads::One => Par::Seq,
-            Threads::All => parallelism(m, n, k),
-        };
         faer::linalg::matmul::matmul(c, accum, a.mat(), b.mat(), alpha, par);
     });
-    Ok(())
 }
 
 /// `a b` as a new row-major array.
@@ -231,32 +300,38 @@ pub(crate) fn add_gram_lower(a: ArrayView2<'_, f64>, mut c: ArrayViewMut2<'_, f6
 
 /// Orthonormal columns and the triangle: `a = q r`, `q` is `[m, min(m, n)]`.
 pub(crate) fn qr<T: Real>(a: ArrayView2<'_, T>) -> (Array2<T>, Array2<T>) {
+    T::raw_qr(a)
+}
+
+fn qr_in<T: faer::traits::RealField + Copy>(a: ArrayView2<'_, T>) -> (Array2<T>, Array2<T>) {
     let a = Dense::new(a);
     let qr = a.mat().qr();
     let r = qr.thin_R();
+    let triangle = |(i, j)| if i <= j { r[(i, j)] } else { T::zero_impl() };
     (
         to_array(qr.compute_thin_Q().as_ref()),
-        Array2::from_shape_fn((r.nrows(), r.ncols()), |(i, j)| {
-            if i <= j { r[(i, j)] } else { T::zero() }
-        }),
+        Array2::from_shape_fn((r.nrows(), r.ncols()), triangle),
     )
 }
 
 /// Thin SVD: `a = u diag(s) vt`, singular values falling.
 pub(crate) fn svd<T: Real>(a: ArrayView2<'_, T>) -> Result<(Array2<T>, Array1<T>, Array2<T>)> {
     let (rows, cols) = a.dim();
-    let a = Dense::new(a);
-    let svd = a.mat().thin_svd().map_err(|_| Error::LinAlg {
+    T::raw_svd(a).ok_or(Error::LinAlg {
         what: "singular value decomposition",
         rows,
         cols,
-    })?;
+    })
+}
+
+fn svd_in<T: faer::traits::RealField + Copy>(
+    a: ArrayView2<'_, T>,
+) -> Option<(Array2<T>, Array1<T>, Array2<T>)> {
+    let a = Dense::new(a);
+    let svd = a.mat().thin_svd().ok()?;
     let s = svd.S().column_vector();
-    Ok((
-        to_array(svd.U()),
-        Array1::from_shape_fn(s.nrows(), |i| s[i]),
-        to_array(svd.V().transpose()),
-    ))
+    let values = Array1::from_shape_fn(s.nrows(), |i| s[i]);
+    Some((to_array(svd.U()), values, to_array(svd.V().transpose())))
 }
 
 /// Eigenvalues, falling, and eigenvectors (columns) of the symmetric matrix whose lower triangle is given.
@@ -277,4 +352,29 @@ pub(crate) fn eigh(a: ArrayView2<'_, f64>) -> Result<(Array1<f64>, Array2<f64>)>
         Array1::from_shape_fn(n, |i| s[n - 1 - i]),
         Array2::from_shape_fn((n, n), |(i, j)| u[(i, n - 1 - j)]),
     ))
+}
+
+/// The lower-triangular `l` with `a = l lᵀ`, for the symmetric positive definite matrix whose lower triangle is given.
+pub(crate) fn cholesky(a: ArrayView2<'_, f64>) -> Result<Array2<f64>> {
+    let n = a.nrows();
+    let a = Dense::new(a);
+    let llt = a.mat().llt(Side::Lower).map_err(|_| Error::LinAlg {
+        what: "Cholesky factorization",
+        rows: n,
+        cols: n,
+    })?;
+    let l = llt.L();
+    Ok(Array2::from_shape_fn((n, n), |(i, j)| {
+        if j <= i { l[(i, j)] } else { 0.0 }
+    }))
+}
+
+/// Solves `l lᵀ x = b` given the lower-triangular `l`.
+pub(crate) fn solve_cholesky(l: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>) -> Array2<f64> {
+    let (l, b) = (Dense::new(l), Dense::new(b));
+    let par = parallelism(l.mat().nrows(), l.mat().nrows(), b.mat().ncols());
+    let mut x: Mat<f64> = b.mat().to_owned();
+    solve_lower_triangular_in_place(l.mat(), x.as_mut(), par);
+    solve_upper_triangular_in_place(l.mat().transpose(), x.as_mut(), par);
+    to_array(x.as_ref())
 }

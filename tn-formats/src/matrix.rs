@@ -1,15 +1,13 @@
 //! Tensor trains that are matrices.
 
-use ndarray::{
-    Array1, Array2, Array4, ArrayView1, ArrayView2, ArrayView4, ArrayViewD, ArrayViewMutD, Axis,
-    CowArray, Ix2, IxDyn,
-};
-use rayon::prelude::*;
+use ndarray::{Array1, Array2, Array4, ArrayView1, ArrayView2, ArrayView4, Axis};
 
 use crate::decompose::tt_svd;
 use crate::error::{Error, Result};
 use crate::linalg::mm;
 use crate::modes::{Layout, MatrixModes};
+use crate::plan::ContractionOrder;
+use crate::reorder::{fold, unfold};
 use crate::scalar::Real;
 use crate::train::{TensorTrain, TtCore, left_product, right_product};
 use crate::truncation::{Certificate, Truncation};
@@ -225,22 +223,14 @@ impl<T: Real> TtMatrix<T> {
     /// # Numerics
     /// Accumulates in `T`.
     pub fn to_dense(&self) -> Array2<T> {
-        let (rows, cols) = self.shape();
-        let mut out = Array2::zeros((rows, cols));
         let dense = self.to_train().to_dense();
-        let order = tensor_order(&self.modes);
-        let mut axes = split_axes(&self.modes);
-        let split: Vec<usize> = order.iter().map(|&k| axes[k]).collect();
-        axes.truncate(order.len());
-        let tensor = dense
-            .into_shape_with_order(IxDyn(&split))
-            .expect("same number of elements");
-        let target = out
-            .view_mut()
-            .into_shape_with_order(IxDyn(&axes))
-            .expect("same number of elements");
-        copy_parallel(tensor.view(), target.permuted_axes(IxDyn(&order)));
-        out
+        let len = dense.len();
+        fold(
+            dense
+                .into_shape_with_order((1, len))
+                .expect("same number of elements"),
+            &self.modes,
+        )
     }
 
     /// `y = W x`.
@@ -258,7 +248,7 @@ impl<T: Real> TtMatrix<T> {
     /// `x` is `[batch, N]`, the result `[batch, M]`.
     ///
     /// # Numerics
-    /// Accumulates in `T`, one core at a time, never through the dense matrix.
+    /// Accumulates in `T`, in the order of [`TtMatrix::plan`].
     ///
     /// # Errors
     /// [`Error::Shape`] when a row has not N elements.
@@ -271,6 +261,9 @@ impl<T: Real> TtMatrix<T> {
                 expected: vec![batch, cols],
                 found: vec![batch, found],
             });
+        }
+        if self.plan(batch).order() == ContractionOrder::Dense {
+            return Ok(mm(x, self.to_dense().t()));
         }
         Ok(match self.layout() {
             Layout::Split => self.matmul_split(x),
@@ -374,81 +367,4 @@ pub(crate) fn check_core_modes(
         }
     }
     crate::train::check_chain(shapes.iter().map(|&[r, m, n, s]| (r, m * n, s)))
-}
-
-/// Axes of `w` cut into modes: row modes, then column modes.
-fn split_axes(modes: &MatrixModes) -> Vec<usize> {
-    modes
-        .row_modes()
-        .iter()
-        .chain(modes.col_modes())
-        .copied()
-        .collect()
-}
-
-/// Order of [`split_axes`] in the tensor the train stands for.
-fn tensor_order(modes: &MatrixModes) -> Vec<usize> {
-    let rows = modes.row_modes().len();
-    match modes.layout() {
-        Layout::Interleaved => (0..rows).flat_map(|k| [k, rows + k]).collect(),
-        Layout::Split => (rows..rows + modes.col_modes().len())
-            .chain(0..rows)
-            .collect(),
-    }
-}
-
-/// First unfolding of the tensor a matrix train stands for; a view of `w` where that is one.
-pub(crate) fn unfold<'a, T: Real>(
-    w: ArrayView2<'a, T>,
-    modes: &MatrixModes,
-) -> CowArray<'a, T, Ix2> {
-    let (m, n) = modes.core_modes()[0];
-    let first = m * n;
-    let rest = w.len() / first;
-    if modes.layout() == Layout::Split && modes.cores() == 2 {
-        return CowArray::from(w.reversed_axes());
-    }
-    let order = tensor_order(modes);
-    let axes = split_axes(modes);
-    let shape: Vec<usize> = order.iter().map(|&k| axes[k]).collect();
-    let standard = w.as_standard_layout();
-    let tensor = standard
-        .view()
-        .into_shape_with_order(IxDyn(&axes))
-        .expect("modes fit the matrix");
-    let mut out = Array2::zeros((first, rest));
-    let target = out
-        .view_mut()
-        .into_shape_with_order(IxDyn(&shape))
-        .expect("modes fit the matrix");
-    copy_parallel(tensor.permuted_axes(IxDyn(&order)), target);
-    CowArray::from(out)
-}
-
-/// Copies between views of equal shape, in parallel over the leading axes.
-fn copy_parallel<T: Real>(from: ArrayViewD<'_, T>, to: ArrayViewMutD<'_, T>) {
-    let mut pairs = vec![(from, to)];
-    while pairs.len() < 64 && pairs[0].0.ndim() > 2 {
-        pairs = pairs
-            .into_iter()
-            .flat_map(|(from, to)| {
-                let n = from.shape()[0];
-                let mut targets = Vec::with_capacity(n);
-                let mut rest = to;
-                while rest.shape()[0] > 1 {
-                    let (head, tail) = rest.split_at(Axis(0), 1);
-                    targets.push(head.index_axis_move(Axis(0), 0));
-                    rest = tail;
-                }
-                targets.push(rest.index_axis_move(Axis(0), 0));
-                (0..n)
-                    .zip(targets)
-                    .map(move |(i, t)| (from.clone().index_axis_move(Axis(0), i), t))
-                    .collect::<Vec<_>>()
-            })
-            .collect();
-    }
-    pairs
-        .into_par_iter()
-        .for_each(|(from, mut to)| to.assign(&from));
 }

@@ -2,10 +2,13 @@
 
 use quant_core::{QuantScheme, QuantizedTensor};
 
-use crate::error::Result;
+use crate::budgets;
+use crate::error::{Error, Result};
+use crate::gauge::{Gauge, Rotation};
 use crate::matrix::TtMatrix;
 use crate::quantized::{QuantizedTensorTrain, QuantizedTtMatrix, QuantizedTucker};
 use crate::scalar::Real;
+use crate::strategy::{QuantizationError, Strategy, quantize_cores};
 use crate::train::TensorTrain;
 use crate::tucker::Tucker;
 
@@ -39,12 +42,36 @@ use crate::tucker::Tucker;
 #[derive(Debug, Clone)]
 pub struct TtQuantizer {
     scheme: QuantScheme,
+    strategy: Strategy,
+    budget: Option<usize>,
 }
 
 impl TtQuantizer {
-    /// Each core on its own, as it comes.
+    /// Each core on its own, as it comes ([`Strategy::Independent`], the source document's quantizer). For the smallest
+    /// error at the same bytes, go on with `.with_strategy(Strategy::BEST)`.
     pub fn new(scheme: QuantScheme) -> Self {
-        Self { scheme }
+        Self {
+            scheme,
+            strategy: Strategy::Independent,
+            budget: None,
+        }
+    }
+
+    /// The same quantizer with another strategy. Whatever the strategy, the result is never worse than
+    /// [`Strategy::Independent`]'s.
+    #[must_use]
+    pub fn with_strategy(mut self, strategy: Strategy) -> Self {
+        self.strategy = strategy;
+        self
+    }
+
+    /// Bits per core instead of the scheme's: as many as fit into `bytes` for all cores together, each further bit where it
+    /// lowers the error of the tensor most per byte; one width for all cores where that comes out better. At least 2 bits per
+    /// core, whatever the budget.
+    #[must_use]
+    pub fn with_byte_budget(mut self, bytes: usize) -> Self {
+        self.budget = Some(bytes);
+        self
     }
 
     /// The scheme of every core.
@@ -52,16 +79,49 @@ impl TtQuantizer {
         &self.scheme
     }
 
+    /// How the cores are quantized.
+    pub fn strategy(&self) -> Strategy {
+        self.strategy
+    }
+
     /// Quantizes a train.
     ///
     /// # Errors
     /// [`crate::Error::Quant`] when a core holds a number that is not finite or the scheme's axis does not exist.
     pub fn quantize<T: Real>(&self, train: &TensorTrain<T>) -> Result<QuantizedTensorTrain> {
-        let cores = train
-            .cores()
-            .iter()
-            .map(|c| quantize_values(c.as_slice(), c.view().shape(), &self.scheme));
-        QuantizedTensorTrain::from_cores(cores.collect::<Result<_>>()?)
+        Ok(self.quantize_measured(train)?.0)
+    }
+
+    /// Quantizes a train and says how far the result is from it.
+    ///
+    /// # Errors
+    /// As [`TtQuantizer::quantize`].
+    ///
+    /// ```
+    /// use ndarray::Array;
+    /// use quant_core::{Bits, QuantScheme};
+    /// use tn_formats::{Strategy, TensorTrain, Truncation, TtQuantizer};
+    /// let a = Array::from_shape_fn((8, 9, 10), |(i, j, k)| 1.0f32 / (1 + i + 2 * j + k) as f32).into_dyn();
+    /// let (train, _) = TensorTrain::decompose(a.view(), &Truncation::MaxRank(4))?;
+    /// let quantizer = TtQuantizer::new(QuantScheme::symmetric(Bits::B4));
+    /// let (simple, independent) = quantizer.quantize_measured(&train)?;
+    /// let (better, compensated) = quantizer.with_strategy(Strategy::BEST).quantize_measured(&train)?;
+    /// assert_eq!(simple.byte_len(), better.byte_len());
+    /// assert!(compensated.relative < 0.5 * independent.relative);
+    /// # Ok::<(), tn_formats::Error>(())
+    /// ```
+    pub fn quantize_measured<T: Real>(
+        &self,
+        train: &TensorTrain<T>,
+    ) -> Result<(QuantizedTensorTrain, QuantizationError)> {
+        let shapes = |t: &TensorTrain<f64>| {
+            t.cores()
+                .iter()
+                .map(|c| c.view().shape().to_vec())
+                .collect()
+        };
+        let (cores, error) = self.run(&train.cast(), &shapes)?;
+        Ok((QuantizedTensorTrain::from_cores(cores)?, error))
     }
 
     /// Quantizes a matrix train.
@@ -69,11 +129,57 @@ impl TtQuantizer {
     /// # Errors
     /// As [`TtQuantizer::quantize`].
     pub fn quantize_matrix<T: Real>(&self, train: &TtMatrix<T>) -> Result<QuantizedTtMatrix> {
-        let cores = train
-            .cores()
-            .iter()
-            .map(|c| quantize_values(c.as_slice(), &c.shape(), &self.scheme));
-        QuantizedTtMatrix::from_cores(train.modes().clone(), cores.collect::<Result<_>>()?)
+        Ok(self.quantize_matrix_measured(train)?.0)
+    }
+
+    /// Quantizes a matrix train and says how far the result is from it.
+    ///
+    /// # Errors
+    /// As [`TtQuantizer::quantize`].
+    pub fn quantize_matrix_measured<T: Real>(
+        &self,
+        train: &TtMatrix<T>,
+    ) -> Result<(QuantizedTtMatrix, QuantizationError)> {
+        let modes = train.modes().core_modes();
+        let shapes = |t: &TensorTrain<f64>| {
+            let cores = t.cores().iter().zip(&modes);
+            cores
+                .map(|(c, &(m, n))| vec![c.left_rank(), m, n, c.right_rank()])
+                .collect()
+        };
+        let (cores, error) = self.run(&train.to_train().cast(), &shapes)?;
+        Ok((
+            QuantizedTtMatrix::from_cores(train.modes().clone(), cores)?,
+            error,
+        ))
+    }
+
+    fn run(
+        &self,
+        train: &TensorTrain<f64>,
+        shapes: &dyn Fn(&TensorTrain<f64>) -> Vec<Vec<usize>>,
+    ) -> Result<(Vec<QuantizedTensor>, QuantizationError)> {
+        let Some(bytes) = self.budget else {
+            return quantize_cores(
+                train,
+                shapes,
+                &vec![self.scheme; train.order()],
+                self.strategy,
+            );
+        };
+        let mut best: Option<(Vec<QuantizedTensor>, QuantizationError)> = None;
+        for schemes in budgets::schemes_within(train, shapes, self.scheme, self.strategy, bytes)? {
+            let candidate = quantize_cores(train, shapes, &schemes, self.strategy)?;
+            if best
+                .as_ref()
+                .is_none_or(|b| candidate.1.relative < b.1.relative)
+            {
+                best = Some(candidate);
+            }
+        }
+        best.ok_or(Error::Empty {
+            what: "list of candidate widths",
+        })
     }
 }
 
@@ -94,12 +200,24 @@ impl TtQuantizer {
 #[derive(Debug, Clone)]
 pub struct TuckerQuantizer {
     scheme: QuantScheme,
+    strategy: Strategy,
 }
 
 impl TuckerQuantizer {
     /// Core and factors each on their own, as they come.
     pub fn new(scheme: QuantScheme) -> Self {
-        Self { scheme }
+        Self {
+            scheme,
+            strategy: Strategy::Independent,
+        }
+    }
+
+    /// The same quantizer with another strategy, never worse than [`Strategy::Independent`]. For a Tucker network
+    /// [`Strategy::Compensated`] means the best gauge; its parts are not solved for again.
+    #[must_use]
+    pub fn with_strategy(mut self, strategy: Strategy) -> Self {
+        self.strategy = strategy;
+        self
     }
 
     /// Quantizes a network.
@@ -107,6 +225,56 @@ impl TuckerQuantizer {
     /// # Errors
     /// As [`TtQuantizer::quantize`].
     pub fn quantize<T: Real>(&self, tucker: &Tucker<T>) -> Result<QuantizedTucker> {
+        Ok(self.quantize_measured(tucker)?.0)
+    }
+
+    /// Quantizes a network; the result, its relative error, and the strategy used in the end.
+    ///
+    /// # Errors
+    /// As [`TtQuantizer::quantize`].
+    pub fn quantize_measured<T: Real>(
+        &self,
+        tucker: &Tucker<T>,
+    ) -> Result<(QuantizedTucker, f64, Strategy)> {
+        let norm_sq = tucker.dot(tucker)?;
+        let attempt = |start: &Tucker<T>, used: Strategy| -> Result<_> {
+            let quantized = self.independent(start)?;
+            let (core, factors) = quantized.dequantize().into_parts();
+            let factors = factors
+                .into_iter()
+                .map(|f| f.mapv(|x| T::narrow(x.widen())))
+                .collect();
+            let back = Tucker::from_parts(core.mapv(|x| T::narrow(x.widen())), factors)?;
+            let square = norm_sq - 2.0 * tucker.dot(&back)? + back.dot(&back)?;
+            let error = if norm_sq > 0.0 {
+                (square.max(0.0) / norm_sq).sqrt()
+            } else {
+                0.0
+            };
+            Ok((quantized, error, used))
+        };
+        let gauges = match self.strategy {
+            Strategy::Independent => vec![],
+            Strategy::Gauge(gauge) => vec![gauge],
+            Strategy::Compensated { seed, .. } => {
+                vec![
+                    Gauge::Left,
+                    Gauge::Symmetric,
+                    Gauge::Rotated(Rotation::Hadamard { seed }),
+                ]
+            }
+        };
+        let mut best = attempt(tucker, Strategy::Independent)?;
+        for gauge in gauges {
+            let next = attempt(&tucker.gauge(gauge)?, Strategy::Gauge(gauge))?;
+            if next.1 < best.1 && next.0.byte_len() <= best.0.byte_len() {
+                best = next;
+            }
+        }
+        Ok(best)
+    }
+
+    fn independent<T: Real>(&self, tucker: &Tucker<T>) -> Result<QuantizedTucker> {
         let core = tucker.core();
         let values = core.as_slice().expect("a core is row-major");
         let quantized = quantize_values(values, core.shape(), &self.scheme)?;

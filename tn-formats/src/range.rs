@@ -39,10 +39,10 @@ pub(crate) struct Keep {
 pub(crate) const GRAM_FLOOR: f64 = 1e-10;
 /// Columns beyond the rank in a Krylov block.
 const OVERSAMPLING: usize = 10;
-/// Krylov stops when a step captures less than this share of the tail.
-const KRYLOV_TOLERANCE: f64 = 1e-5;
+/// Krylov stops when two steps capture less than this share of the tail.
+const KRYLOV_TOLERANCE: f64 = 2e-5;
 /// Short sides up to this are left to the Gram path.
-const GRAM_SIDE: usize = 192;
+const GRAM_SIDE: usize = 384;
 
 /// Picks the rank for falling squared singular values, at least 1.
 pub(crate) fn pick_rank(squares: &[f64], keep: Keep) -> usize {
@@ -166,11 +166,15 @@ fn krylov<T: Real>(a: ArrayView2<'_, T>, norm_sq: f64, keep: Keep) -> Result<Opt
         let image = project_wide(q.view(), a);
         basis.append(Axis(1), q.view()).expect("equal rows");
         images.append(Axis(0), image.view()).expect("equal columns");
+        next = mm(a, narrow::<T>(&image).t());
+        if step % 2 == 0 {
+            continue;
+        }
         let (values, vectors) = eigh(gram_rows(images.view()).view())?;
         let cap = keep.cap.min(values.len());
         let now: f64 = values.iter().take(cap).sum();
         let tail = (norm_sq - now).max(0.0);
-        if step > 0 && now - captured <= KRYLOV_TOLERANCE * tail.max(f64::EPSILON * norm_sq) {
+        if step > 1 && now - captured <= KRYLOV_TOLERANCE * tail.max(f64::EPSILON * norm_sq) {
             let mut squares = values.slice(s![..cap]).to_vec();
             squares.push(tail);
             let rank = pick_rank(
@@ -191,7 +195,6 @@ fn krylov<T: Real>(a: ArrayView2<'_, T>, norm_sq: f64, keep: Keep) -> Result<Opt
             }));
         }
         captured = now;
-        next = mm(a, narrow::<T>(&image).t());
     }
     Ok(None)
 }

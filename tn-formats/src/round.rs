@@ -49,7 +49,7 @@ impl<T: Real> TensorTrain<T> {
             other => other.caps(bonds)?,
         };
         let mut cores = self.cast::<f64>().canonical(0)?.into_cores();
-        let total_sq = norm_sq(cores[0].as_slice());
+        let total_sq = norm_sq(cores[0].view());
         let rounding_sq = 4.0 * (self.order() as f64) * T::UNIT_ROUNDOFF.powi(2);
         let allowed_sq = ((epsilon * epsilon - rounding_sq) * total_sq).max(0.0);
         let mut spent_sq = 0.0;

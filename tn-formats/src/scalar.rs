@@ -1,6 +1,7 @@
 //! The two element types of trains and networks.
 
-use ndarray::NdFloat;
+use ndarray::{ArrayView, Dimension, NdFloat};
+use rayon::prelude::*;
 
 use crate::linalg::Backend;
 
@@ -50,7 +51,27 @@ impl Real for f64 {
     }
 }
 
-/// Sum of squares in `f64`.
-pub(crate) fn norm_sq<'a, T: Real>(values: impl IntoIterator<Item = &'a T>) -> f64 {
-    values.into_iter().map(|&x| x.widen() * x.widen()).sum()
+/// Sum of squares in `f64`, on all threads when there are many; the order of summation depends on the length alone.
+pub(crate) fn norm_sq<T: Real, D: Dimension>(a: ArrayView<'_, T, D>) -> f64 {
+    let Some(values) = a.as_slice_memory_order() else {
+        return a.iter().map(|&x| x.widen() * x.widen()).sum();
+    };
+    let parts: Vec<f64> = values.par_chunks(CHUNK).map(lanes).collect();
+    parts.iter().sum()
+}
+
+const CHUNK: usize = 1 << 16;
+
+/// Sum of squares in eight lanes.
+fn lanes<T: Real>(values: &[T]) -> f64 {
+    let (chunks, rest) = values.as_chunks::<8>();
+    let mut sums = [0.0; 8];
+    for chunk in chunks {
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            let x = x.widen();
+            *sum += x * x;
+        }
+    }
+    let rest: f64 = rest.iter().map(|&x| x.widen() * x.widen()).sum();
+    sums.iter().sum::<f64>() + rest
 }

@@ -2,6 +2,7 @@
 
 use ndarray::{Array, Array1, Array2, ArrayD, IxDyn};
 use rand::{RngExt, SeedableRng};
+use tn_formats::npy::Npz;
 use tn_formats::{
     Certificate, Layout, MatrixModes, Real, TensorTrain, Truncation, TtMatrix, Tucker,
 };
@@ -59,6 +60,32 @@ fn check_array<T: Real>(name: &str, a: &ArrayD<T>) {
     }
 }
 
+/// Exactly low rank, plus noise of this size.
+fn low_rank<T: Real>(shape: &[usize], noise_size: f64) -> ArrayD<T> {
+    let noisy = noise::<f64>(shape, 77);
+    ArrayD::from_shape_fn(IxDyn(shape), |ix| {
+        let sum: usize = (0..shape.len()).map(|k| ix[k] * (k + 1)).sum();
+        T::narrow((sum as f64 * 0.3).sin() + noise_size * noisy[&ix])
+    })
+}
+
+/// The images of the digits example, or nothing where it is absent.
+#[allow(clippy::print_stderr, reason = "a skipped part of a test says so")]
+fn digits() -> Option<ArrayD<f32>> {
+    let path =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/digits/train.npz");
+    let Ok(file) = std::fs::File::open(&path) else {
+        eprintln!("skipped: {} is absent", path.display());
+        return None;
+    };
+    let arrays = Npz::open(file).unwrap().read_all().unwrap();
+    arrays
+        .into_iter()
+        .map(|(_, a)| a.to_f32())
+        .find(|a| a.ndim() > 1)
+}
+
+/// 5 shapes, 4 kinds, 2 precisions, 3 truncations, train and Tucker: 240 cases, and the real data.
 #[test]
 fn certificates_are_the_measured_error() {
     for (k, shape) in [
@@ -75,6 +102,14 @@ fn certificates_are_the_measured_error() {
         check_array::<f32>("noise", &noise(shape, k as u64));
         check_array::<f64>("smooth", &smooth(shape));
         check_array::<f32>("smooth", &smooth(shape));
+        check_array::<f64>("low rank", &low_rank(shape, 0.0));
+        check_array::<f32>("low rank", &low_rank(shape, 0.0));
+        check_array::<f64>("low rank and noise", &low_rank(shape, 0.05));
+        check_array::<f32>("low rank and noise", &low_rank(shape, 0.05));
+    }
+    if let Some(images) = digits() {
+        check_array::<f32>("digits", &images);
+        check_array::<f64>("digits", &images.mapv(f64::from));
     }
 }
 

@@ -1,0 +1,170 @@
+//! Ways to quantize a train at the same bytes, and the choice between them.
+
+use ndarray::Array2;
+use quant_core::{QuantScheme, QuantizedTensor};
+
+use crate::algebra::{step_left, step_right};
+use crate::compensate::{Compensation, restore};
+use crate::error::Result;
+use crate::gauge::{Gauge, Rotation, rotate, symmetric};
+use crate::quantizer::quantize_values;
+use crate::train::{TensorTrain, TtCore};
+
+/// How the cores of a train are quantized. All strategies give the same bytes and the same run-time cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Strategy {
+    /// Each core as it comes, on its own: the source document's quantizer.
+    #[default]
+    Independent,
+    /// The cores in another gauge, each on its own; the given gauge or the cores as they come, whichever is better.
+    Gauge(Gauge),
+    /// The cores in the rotated symmetric gauge, one after the other, each solved for and rounded against the others; the
+    /// best of this, the gauges and the cores as they come.
+    Compensated {
+        /// Sweeps there and back after the first pass; they end early when the error settles.
+        sweeps: u32,
+        /// Seed of the rotation.
+        seed: u64,
+    },
+}
+
+impl Strategy {
+    /// [`Strategy::Compensated`] with two sweeps.
+    pub const BEST: Self = Self::Compensated { sweeps: 2, seed: 0 };
+}
+
+/// The error of quantizing a train, against the train as it was.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QuantizationError {
+    /// `||X - Y|| / ||X||`, measured.
+    pub relative: f64,
+    /// The same from the steps alone: each core's rounding as independent noise of variance step²/12, carried through its
+    /// neighbours. Close when the steps are small; knows nothing of clipping and compensation.
+    pub predicted: f64,
+    /// What was used in the end; may be simpler than what was asked for.
+    pub used: Strategy,
+}
+
+/// Quantizes the cores of `train` to `shapes`, one scheme per core.
+pub(crate) fn quantize_cores(
+    train: &TensorTrain<f64>,
+    shapes: &dyn Fn(&TensorTrain<f64>) -> Vec<Vec<usize>>,
+    schemes: &[QuantScheme],
+    strategy: Strategy,
+) -> Result<(Vec<QuantizedTensor>, QuantizationError)> {
+    let norm_sq = train.dot(train)?;
+    let norm = norm_sq.sqrt();
+    let relative = |error: f64| if norm > 0.0 { error / norm } else { 0.0 };
+    // By overlaps: the cancellation leaves a relative floor near 1e-8, far below any rounding to codes.
+    let distance = |other: &TensorTrain<f64>| -> Result<f64> {
+        let square = norm_sq - 2.0 * train.dot(other)? + other.dot(other)?;
+        Ok(relative(square.max(0.0).sqrt()))
+    };
+    let plain = |start: &TensorTrain<f64>, used: Strategy| -> Result<_> {
+        let shapes = shapes(start);
+        let cores = start.cores().iter().zip(&shapes).zip(schemes);
+        let quantized = cores
+            .map(|((c, shape), s)| quantize_values(c.as_slice(), shape, s))
+            .collect::<Result<Vec<_>>>()?;
+        let predicted = relative(predicted_error(start, &quantized)?);
+        let relative = distance(&restored(start, &quantized))?;
+        Ok((
+            quantized,
+            QuantizationError {
+                relative,
+                predicted,
+                used,
+            },
+        ))
+    };
+    let mut best = plain(train, Strategy::Independent)?;
+    let mut offer = |candidate: (Vec<QuantizedTensor>, QuantizationError)| {
+        let bytes = |q: &[QuantizedTensor]| q.iter().map(QuantizedTensor::byte_len).sum::<usize>();
+        if candidate.1.relative < best.1.relative && bytes(&candidate.0) <= bytes(&best.0) {
+            best = candidate;
+        }
+    };
+    match strategy {
+        Strategy::Independent => {}
+        Strategy::Gauge(gauge) => offer(plain(&train.gauge(gauge)?, strategy)?),
+        Strategy::Compensated { sweeps, seed } => {
+            let even = symmetric(train)?;
+            offer(plain(&even, Strategy::Gauge(Gauge::Symmetric))?);
+            let rotation = Rotation::Hadamard { seed };
+            let start = rotate(even, rotation);
+            offer(plain(&start, Strategy::Gauge(Gauge::Rotated(rotation)))?);
+            let core_shapes = shapes(&start);
+            let run = Compensation::new(train, norm_sq, start.clone(), &core_shapes, schemes);
+            let quantized = run.run(sweeps)?;
+            let predicted = relative(predicted_error(&start, &quantized)?);
+            let relative = distance(&restored(&start, &quantized))?;
+            offer((
+                quantized,
+                QuantizationError {
+                    relative,
+                    predicted,
+                    used: strategy,
+                },
+            ));
+        }
+    }
+    Ok(best)
+}
+
+/// The train of quantized cores, in the ranks of `like`.
+fn restored(like: &TensorTrain<f64>, cores: &[QuantizedTensor]) -> TensorTrain<f64> {
+    let cores = like.cores().iter().zip(cores).map(|(l, q)| {
+        let (r, n, e) = l.view().dim();
+        let flat = restore(q, (r, n, e))
+            .into_shape_with_order((r * n, e))
+            .expect("same number of elements");
+        TtCore::from_unfolding(flat, r, n, e)
+    });
+    TensorTrain::from_parts(cores.collect())
+}
+
+/// `||X - Y||` if every element of core k had independent noise of variance step²/12: the square root of
+/// `sum_k n_k (mean step_k²) / 12 tr(L_k) tr(R_k)`, with the Gram matrices L and R of what stands left and right of core k.
+///
+/// # Errors
+/// As [`crate::TensorTrain::distance`].
+fn predicted_error(train: &TensorTrain<f64>, cores: &[QuantizedTensor]) -> Result<f64> {
+    let amplification = amplifications(train);
+    let square: f64 = cores
+        .iter()
+        .zip(amplification)
+        .map(|(q, a)| {
+            let scales = q.params().scales();
+            let mean = scales.iter().map(|&s| f64::from(s).powi(2)).sum::<f64>()
+                / scales.len().max(1) as f64;
+            a * mean / 12.0
+        })
+        .sum();
+    Ok(square.sqrt())
+}
+
+/// By how much unit noise in the elements of each core grows in the tensor: `n_k tr(L_k) tr(R_k)`.
+fn amplifications(train: &TensorTrain<f64>) -> Vec<f64> {
+    let modes = train.cores().iter().map(TtCore::mode);
+    let traces = environments(train)
+        .into_iter()
+        .map(|(l, r)| l.diag().sum() * r.diag().sum());
+    modes.zip(traces).map(|(n, t)| n as f64 * t).collect()
+}
+
+/// Gram matrices of what stands left and right of every core.
+pub(crate) fn environments(train: &TensorTrain<f64>) -> Vec<(Array2<f64>, Array2<f64>)> {
+    let cores = train.cores();
+    let mut right = vec![Array2::ones((1, 1)); cores.len()];
+    for k in (1..cores.len()).rev() {
+        right[k - 1] = step_left(right[k].clone(), &cores[k], &cores[k]);
+    }
+    let mut left = Array2::ones((1, 1));
+    let mut out = Vec::with_capacity(cores.len());
+    for (core, right) in cores.iter().zip(right) {
+        let next = step_right(left.clone(), core, core);
+        out.push((std::mem::replace(&mut left, next), right));
+    }
+    out
+}
