@@ -11,7 +11,7 @@ use tract_onnx::prelude::*;
 use crate::dataset::{Dataset, rows};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::plan::Plans;
+use crate::run_plan::Plans;
 use crate::proto::tensor_shape_proto::dimension;
 use crate::proto::{DataType, ModelProto, TensorShapeProto, ValueInfoProto, type_proto};
 

@@ -149,6 +149,14 @@ pub enum Error {
         /// What the other one has.
         found: String,
     },
+    /// A weight cannot be solved as planned.
+    #[error("weight `{weight}`: {problem}")]
+    Plan {
+        /// The weight.
+        weight: String,
+        /// What was expected and found.
+        problem: String,
+    },
     /// One protobuf message cannot hold this much.
     #[error(
         "model: expected at most {limit} bytes in one file, found {found}; larger models need external data"

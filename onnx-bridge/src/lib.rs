@@ -2,6 +2,9 @@
 
 mod auto;
 mod choice;
+pub mod blocks;
+#[cfg(feature = "tract")]
+pub mod calibrate;
 mod constant;
 mod dataset;
 mod dense_layer;
@@ -14,11 +17,12 @@ mod inspect;
 mod model;
 mod network;
 mod patch;
-#[cfg(feature = "tract")]
-mod plan;
+pub mod plan;
 pub mod proto;
 mod reference;
 mod rewrite;
+#[cfg(feature = "tract")]
+mod run_plan;
 mod skip;
 pub mod tensor;
 mod text;

@@ -176,7 +176,7 @@ pub fn compress_with(
 }
 
 /// Every name that a graph uses, of values and of nodes, in its subgraphs too.
-fn names(view: &GraphView<'_>) -> HashSet<String> {
+pub(crate) fn names(view: &GraphView<'_>) -> HashSet<String> {
     fn collect(graph: &crate::proto::GraphProto, names: &mut HashSet<String>) {
         names.extend(graph.input.iter().map(|i| i.name().to_string()));
         names.extend(graph.initializer.iter().map(|t| t.name().to_string()));

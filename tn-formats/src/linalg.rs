@@ -335,7 +335,10 @@ fn svd_in<T: faer::traits::RealField + Copy>(
 }
 
 /// Eigenvalues, falling, and eigenvectors (columns) of the symmetric matrix whose lower triangle is given.
-pub(crate) fn eigh(a: ArrayView2<'_, f64>) -> Result<(Array1<f64>, Array2<f64>)> {
+///
+/// # Errors
+/// [`Error::LinAlg`] when the iteration does not converge.
+pub fn eigh(a: ArrayView2<'_, f64>) -> Result<(Array1<f64>, Array2<f64>)> {
     let n = a.nrows();
     let a = Dense::new(a);
     let side = Side::Lower;

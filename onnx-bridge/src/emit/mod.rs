@@ -4,6 +4,8 @@
 //! Engines fold all but the MatMul when they load the model. No array exceeds [`FOLDED_ELEMENTS`], the most that
 //! tract folds: a wider operand is cut into columns.
 
+pub(crate) mod blocks;
+pub(crate) mod embedding;
 mod layer;
 mod operand;
 mod place;
@@ -12,7 +14,7 @@ mod unpack;
 
 pub(crate) use layer::emit_layer;
 pub(crate) use operand::Operand;
-pub(crate) use place::{place, stored_bytes};
+pub(crate) use place::{Placed, place, stored_bytes};
 
 use std::collections::HashSet;
 

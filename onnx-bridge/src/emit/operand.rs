@@ -293,6 +293,11 @@ impl Columns {
         }
     }
 
+    /// A matrix cut into columns.
+    pub(super) fn pieces(values: Vec<String>) -> Self {
+        Self { values }
+    }
+
     /// The one piece, where it is one.
     pub(super) fn single(&self) -> Option<&str> {
         match self.values.as_slice() {

@@ -1,0 +1,158 @@
+//! The weights that a plan chooses for: matrices of dense layers, tables that rows are looked up in.
+
+use ndarray::Array2;
+
+use crate::constant::Constant;
+use crate::dense_layer::DenseLayer;
+use crate::proto::{DataType, int_or, is_standard_domain};
+use crate::skip::SkipReason;
+use crate::view::{GraphView, Use};
+use crate::weight::Weight;
+
+/// Below this many elements nothing is gained: the operators that unpack a weight take bytes too.
+const LEAST_ELEMENTS: usize = 4096;
+
+/// How the graph uses a weight.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TargetKind {
+    /// Dense layers that multiply by the same matrix.
+    Dense(Vec<DenseLayer>),
+    /// Gather nodes that look up its rows.
+    Table(Vec<usize>),
+}
+
+/// One weight that a plan chooses for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Target {
+    name: String,
+    value: String,
+    shape: [usize; 2],
+    bytes: u64,
+    kind: TargetKind,
+}
+
+impl Target {
+    /// Every weight of a graph: a target, or the reason why it is none.
+    pub fn all(view: &GraphView<'_>) -> Vec<(String, Result<Self, SkipReason>)> {
+        let weights = Weight::all(view);
+        weights.iter().map(|w| (w.name().to_string(), Self::of(view, w))).collect()
+    }
+
+    fn of(view: &GraphView<'_>, weight: &Weight<'_>) -> Result<Self, SkipReason> {
+        let make = |value: &str, shape, kind| Self {
+            name: weight.name().to_string(),
+            value: value.to_string(),
+            shape,
+            bytes: weight.bytes(),
+            kind,
+        };
+        let target = match weight.layers() {
+            Ok(layers) => {
+                let first = layers.first().ok_or(SkipReason::Unused)?;
+                let one_value = layers.iter().all(|l| {
+                    l.weight_value() == first.weight_value()
+                        && l.alpha() == first.alpha()
+                        && [l.outputs(), l.inputs()] == [first.outputs(), first.inputs()]
+                });
+                if !one_value {
+                    let nodes = layers.iter().map(|l| crate::error::node_place(view.node(l.node()))).collect();
+                    let problem = "expected uses of one and the same matrix".to_string();
+                    return Err(SkipReason::Shared { nodes, because: Box::new(SkipReason::Misfit { problem }) });
+                }
+                first.matrix(view)?;
+                make(first.weight_value(), [first.outputs(), first.inputs()], TargetKind::Dense(layers.to_vec()))
+            }
+            Err(reason) => match table(view, weight) {
+                Some((shape, nodes)) => make(weight.name(), shape, TargetKind::Table(nodes)),
+                None => return Err(reason.clone()),
+            },
+        };
+        if target.shape[0] * target.shape[1] < LEAST_ELEMENTS {
+            return Err(SkipReason::NoGain { bytes: target.bytes, best: target.bytes });
+        }
+        Ok(target)
+    }
+
+    /// The name under which the weight is stored.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The value that the operators read.
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+
+    /// `[M, N]`: outputs by inputs of a dense layer, rows by columns of a table.
+    pub fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    /// The bytes of its data in the file as it is.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How the graph uses it.
+    pub fn kind(&self) -> &TargetKind {
+        &self.kind
+    }
+
+    /// The operator that uses it.
+    pub fn op(&self, view: &GraphView<'_>) -> String {
+        self.nodes().first().map_or_else(String::new, |&n| view.node(n).op_type().to_string())
+    }
+
+    /// The nodes that use it.
+    pub fn nodes(&self) -> Vec<usize> {
+        match &self.kind {
+            TargetKind::Dense(layers) => layers.iter().map(DenseLayer::node).collect(),
+            TargetKind::Table(nodes) => nodes.clone(),
+        }
+    }
+
+    /// The matrix `[M, N]` as the operators see it.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub fn matrix(&self, view: &GraphView<'_>) -> Result<Array2<f32>, SkipReason> {
+        let data = match &self.kind {
+            TargetKind::Dense(layers) => layers.first().ok_or(SkipReason::Unused)?.matrix(view)?,
+            TargetKind::Table(_) => Constant::find(view, &self.value)
+                .and_then(|c| c.to_f32())
+                .ok_or_else(|| SkipReason::ElementType { found: "a type that is not floating point".into() })?,
+        };
+        let problem = |e: ndarray::ShapeError| SkipReason::Misfit { problem: e.to_string() };
+        Array2::from_shape_vec(self.shape, data).map_err(problem)
+    }
+
+    /// A matrix `[M, N]` as the stored operand, and that operand's shape: what stands for the weight while calibrating.
+    pub(crate) fn operand(&self, matrix: &Array2<f32>) -> (Vec<f32>, [usize; 2]) {
+        let data: Vec<f32> = matrix.iter().copied().collect();
+        match &self.kind {
+            TargetKind::Dense(layers) if !layers.is_empty() => layers[0].operand(&data),
+            _ => (data, self.shape),
+        }
+    }
+}
+
+/// The shape and the nodes of a weight that every use looks up rows in.
+fn table(view: &GraphView<'_>, weight: &Weight<'_>) -> Option<([usize; 2], Vec<usize>)> {
+    let &[rows, cols] = weight.shape() else { return None };
+    let initializer = view.initializer(weight.name())?;
+    let direct = initializer.data_type() == DataType::Float as i32
+        && !view.is_overridable(weight.name())
+        && !view.is_output(weight.name())
+        && view.consumers(weight.name()) == weight.uses();
+    let looks_up = |at: &Use| {
+        at.input == 0 && {
+            let node = view.node(at.node);
+            node.op_type() == "Gather" && is_standard_domain(node.domain()) && int_or(node, "axis", 0) == 0
+        }
+    };
+    if !direct || weight.uses().is_empty() || !weight.uses().iter().all(looks_up) {
+        return None;
+    }
+    let values = Constant::find(view, weight.name())?.to_f32()?;
+    values.iter().all(|v| v.is_finite()).then(|| ([rows, cols], weight.uses().iter().map(|u| u.node).collect()))
+}

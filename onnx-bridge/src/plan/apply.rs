@@ -1,0 +1,121 @@
+//! Writing what the weights became into a model.
+
+use std::collections::HashSet;
+
+use super::form::Form;
+use crate::calibrate::{Target, TargetKind};
+use crate::emit::{Emitter, Placed, blocks, embedding, emit_layer};
+use crate::error::Result;
+use crate::model::Model;
+use crate::patch::GraphPatch;
+use crate::skip::SkipReason;
+use crate::tensor;
+use crate::view::GraphView;
+
+/// What one weight became, and the bias of its layer where that changed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Solved {
+    /// The weight.
+    pub form: Form,
+    /// The new bias, of as many values as the old one.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// The rewritten model, and why a weight could not be written as it was to be.
+pub(crate) fn apply(
+    model: &Model,
+    view: &GraphView<'_>,
+    targets: &[Target],
+    solved: &[Solved],
+) -> Result<(Model, Vec<Option<SkipReason>>)> {
+    let mut patch = GraphPatch::new();
+    let mut emitter = match Emitter::new(crate::rewrite::names(view), model.opset()) {
+        Ok(emitter) => emitter,
+        Err(reason) => return Ok((model.clone(), targets.iter().map(|_| Some(reason.clone())).collect())),
+    };
+    let mut reasons = Vec::with_capacity(targets.len());
+    for (target, solved) in targets.iter().zip(solved) {
+        let mark = emitter.mark();
+        let written = write(&mut emitter, view, target, solved, &mut patch);
+        if written.is_err() {
+            emitter.reset(mark);
+        }
+        reasons.push(written.err());
+    }
+    emitter.initializers.into_iter().for_each(|t| patch.add_initializer(t));
+    let rewritten = if patch.is_empty() { model.clone() } else { patch.apply(model)? };
+    Ok((rewritten, reasons))
+}
+
+/// Writes one weight; nothing of it stands in the patch when it cannot be written.
+fn write(
+    e: &mut Emitter,
+    view: &GraphView<'_>,
+    target: &Target,
+    solved: &Solved,
+    patch: &mut GraphPatch,
+) -> Result<(), SkipReason> {
+    let name = format!("{}/q", target.name());
+    match target.kind() {
+        TargetKind::Dense(layers) => {
+            let placed: Placed = match &solved.form {
+                Form::Keep => return Ok(()),
+                Form::Dense(matrix) => blocks::place_dense(e, &name, matrix)?,
+                Form::LowRank { left, right } => blocks::place_low_rank(e, &name, left, right)?,
+                Form::Corrected { base, left, right } => blocks::place_corrected(e, &name, base, [left, right])?,
+            };
+            let first = layers.iter().map(|l| l.node()).min().unwrap_or(0);
+            let mut removed: HashSet<usize> = HashSet::new();
+            for (k, layer) in layers.iter().enumerate() {
+                emit_layer(e, view, layer, &format!("{}/y", target.name()), &placed);
+                patch.insert_before(if k == 0 { first } else { layer.node() }, e.take_nodes());
+                patch.remove_node(layer.node());
+                removed.extend(layer.weight_nodes());
+            }
+            let mut removed: Vec<usize> = removed.into_iter().collect();
+            removed.sort_unstable();
+            removed.into_iter().for_each(|n| patch.remove_node(n));
+            if let (Some(bias), Some(name)) = (&solved.bias, bias_name(view, target)) {
+                patch.remove_initializer(name.clone());
+                patch.add_initializer(tensor::from_f32(&name, &[bias.len()], bias));
+            }
+        }
+        TargetKind::Table(nodes) => {
+            let placed = match &solved.form {
+                Form::Keep => return Ok(()),
+                Form::Dense(matrix) => embedding::place_table(e, &name, matrix, None)?,
+                Form::LowRank { left, right } => embedding::place_table(e, &name, left, Some(right))?,
+                Form::Corrected { .. } => {
+                    let problem = "expected a matrix on few levels or of low rank for a table".to_string();
+                    return Err(SkipReason::Misfit { problem });
+                }
+            };
+            let first = nodes.iter().copied().min().unwrap_or(0);
+            for (k, &node) in nodes.iter().enumerate() {
+                embedding::emit_lookup(e, view, node, &format!("{}/y", target.name()), &placed);
+                patch.insert_before(if k == 0 { first } else { node }, e.take_nodes());
+                patch.remove_node(node);
+            }
+        }
+    }
+    if view.initializer(target.name()).is_some() {
+        patch.remove_initializer(target.name());
+    }
+    Ok(())
+}
+
+/// The initializer that holds the bias of a weight's only layer, where nothing else reads it: what a correction of the
+/// mean can be taken up by.
+pub(crate) fn bias_name(view: &GraphView<'_>, target: &Target) -> Option<String> {
+    let TargetKind::Dense(layers) = target.kind() else { return None };
+    let [layer] = layers.as_slice() else { return None };
+    let bias = layer.bias()?;
+    let stored = view.initializer(bias.value())?;
+    let plain = bias.beta() == 1.0
+        && stored.dims == [layer.outputs() as i64]
+        && stored.data_type() == crate::proto::DataType::Float as i32
+        && view.consumers(bias.value()).len() == 1
+        && !view.is_overridable(bias.value())
+        && !view.is_output(bias.value());
+    plain.then(|| bias.value().to_string())
+}

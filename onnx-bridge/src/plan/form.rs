@@ -1,0 +1,158 @@
+//! What a weight can become, and what it became.
+
+use ndarray::Array2;
+use serde::{Deserialize, Serialize};
+
+use crate::blocks::{BlockFormat, BlockMatrix};
+use crate::calibrate::{Target, TargetKind};
+
+/// One thing that a weight can become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "form", rename_all = "kebab-case")]
+pub enum Candidate {
+    /// As it is.
+    Keep,
+    /// The matrix itself on a few levels.
+    Dense {
+        /// The grid and the blocks.
+        format: BlockFormat,
+    },
+    /// `L R`, both on a few levels: a train of two cores.
+    LowRank {
+        /// The inner size.
+        rank: usize,
+        /// Grid and blocks of both factors.
+        format: BlockFormat,
+    },
+    /// The matrix on a few levels plus a low-rank train that takes up part of its error, `Q + L R`.
+    Corrected {
+        /// Of the matrix.
+        base: BlockFormat,
+        /// The inner size of the train.
+        rank: usize,
+        /// Of the train's two cores.
+        format: BlockFormat,
+    },
+}
+
+impl Candidate {
+    /// The name of its format, as jobs name formats.
+    pub fn format_name(&self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Dense { .. } => "dense",
+            Self::LowRank { .. } => "low-rank",
+            Self::Corrected { .. } => "corrected",
+        }
+    }
+
+    /// The bits of its codes, rounded to what they are reported as; 32 for a weight that stays.
+    pub fn bits(&self) -> u8 {
+        match self {
+            Self::Keep => 32,
+            Self::Dense { format } | Self::LowRank { format, .. } => format.levels.nominal_bits(),
+            Self::Corrected { base, .. } => base.levels.nominal_bits(),
+        }
+    }
+
+    /// The inner sizes.
+    pub fn ranks(&self) -> Vec<usize> {
+        match self {
+            Self::Keep | Self::Dense { .. } => Vec::new(),
+            Self::LowRank { rank, .. } | Self::Corrected { rank, .. } => vec![1, *rank, 1],
+        }
+    }
+
+    /// The bytes of its data in the file, exactly.
+    pub fn bytes(&self, target: &Target) -> u64 {
+        let [m, k] = target.shape();
+        let table = matches!(target.kind(), TargetKind::Table(_));
+        let matrix = |format: &BlockFormat, m, k| format.fitted(k).matrix_bytes(m, k);
+        let whole = |format: &BlockFormat, m, k| if table { format.fitted(k).table_bytes(m, k) } else { matrix(format, m, k) };
+        match self {
+            Self::Keep => target.bytes(),
+            Self::Dense { format } => whole(format, m, k),
+            Self::LowRank { rank, format } => whole(format, m, *rank) + matrix(format, *rank, k),
+            Self::Corrected { base, rank, format } => {
+                whole(base, m, k) + matrix(format, m, *rank) + matrix(format, *rank, k)
+            }
+        }
+    }
+
+    /// Multiply-adds of one row, and bytes that it reads: what a run costs, on the scale of multiply-adds.
+    pub fn time(&self, target: &Target) -> f64 {
+        let [m, k] = target.shape();
+        let dense = (m * k) as f64;
+        match (target.kind(), self) {
+            (TargetKind::Table(_), Self::LowRank { rank, .. }) => (rank * k) as f64,
+            (TargetKind::Table(_), _) => k as f64,
+            (_, Self::LowRank { rank, .. }) => (rank * (m + k)) as f64,
+            // Engines unpack once, on loading.
+            _ => dense,
+        }
+    }
+}
+
+/// What a weight became.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Form {
+    /// It stays.
+    Keep,
+    /// The matrix on a few levels.
+    Dense(BlockMatrix),
+    /// `L R`.
+    LowRank {
+        /// `L [M, r]`.
+        left: BlockMatrix,
+        /// `R [r, N]`.
+        right: BlockMatrix,
+    },
+    /// `Q + L R`.
+    Corrected {
+        /// `Q [M, N]`.
+        base: BlockMatrix,
+        /// `L [M, r]`.
+        left: BlockMatrix,
+        /// `R [r, N]`.
+        right: BlockMatrix,
+    },
+}
+
+/// A block matrix as an array.
+pub(crate) fn dense(matrix: &BlockMatrix) -> Array2<f32> {
+    Array2::from_shape_vec(matrix.shape(), matrix.dequantize()).expect("a block matrix has as many values as its shape")
+}
+
+impl Form {
+    /// The matrix that it stands for; `None` for a weight that stays.
+    pub fn matrix(&self) -> Option<Array2<f32>> {
+        Some(match self {
+            Self::Keep => return None,
+            Self::Dense(matrix) => dense(matrix),
+            Self::LowRank { left, right } => dense(left).dot(&dense(right)),
+            Self::Corrected { base, left, right } => dense(base) + dense(left).dot(&dense(right)),
+        })
+    }
+
+    /// Its block matrices, in a fixed order.
+    pub(crate) fn parts(&self) -> Vec<&BlockMatrix> {
+        match self {
+            Self::Keep => Vec::new(),
+            Self::Dense(matrix) => vec![matrix],
+            Self::LowRank { left, right } => vec![left, right],
+            Self::Corrected { base, left, right } => vec![base, left, right],
+        }
+    }
+
+    /// The form of a candidate from its block matrices.
+    pub(crate) fn from_parts(candidate: &Candidate, parts: Vec<BlockMatrix>) -> Option<Self> {
+        let mut parts = parts.into_iter();
+        let mut next = || parts.next();
+        Some(match candidate {
+            Candidate::Keep => Self::Keep,
+            Candidate::Dense { .. } => Self::Dense(next()?),
+            Candidate::LowRank { .. } => Self::LowRank { left: next()?, right: next()? },
+            Candidate::Corrected { .. } => Self::Corrected { base: next()?, left: next()?, right: next()? },
+        })
+    }
+}

@@ -1,0 +1,38 @@
+//! Choosing what every weight becomes, from data and globally.
+
+mod allocate;
+mod curve;
+mod feedback;
+mod metric;
+mod spd;
+mod store;
+#[cfg(feature = "tract")]
+mod apply;
+#[cfg(feature = "tract")]
+mod form;
+#[cfg(feature = "tract")]
+mod low_rank;
+#[cfg(feature = "tract")]
+mod record;
+#[cfg(feature = "tract")]
+mod sequence;
+#[cfg(feature = "tract")]
+mod session;
+#[cfg(feature = "tract")]
+mod solve;
+
+pub use allocate::{Allocation, Limits, Outcome, allocate};
+pub use curve::{Curve, Point};
+pub use feedback::{Effort, quantize};
+#[cfg(feature = "tract")]
+pub use form::{Candidate, Form};
+pub use metric::Metric;
+#[cfg(feature = "tract")]
+pub use solve::solve;
+pub use store::{MemoryStore, Store};
+#[cfg(feature = "tract")]
+pub use {
+    apply::Solved,
+    record::{Plan, PlannedWeight},
+    session::{Goal, Planned, Session, compress_planned, replay},
+};

@@ -1,0 +1,226 @@
+//! One job: one weight, one candidate, one norm.
+
+use ndarray::{Array2, ArrayView2};
+
+use super::feedback::{Effort, quantize};
+use super::form::{Candidate, Form};
+use super::low_rank::Directions;
+use super::metric::Metric;
+use crate::blocks::{BlockFormat, BlockMatrix, Levels};
+use crate::calibrate::{Target, TargetKind};
+
+/// Makes a weight into what a candidate says, in the norm of its inputs.
+///
+/// # Shapes
+/// `weight`: `[M, K]`, `metric` over `K`.
+///
+/// # Errors
+/// A sentence, where the weight does not fit the norm or is not finite.
+pub fn solve(
+    weight: ArrayView2<'_, f32>,
+    metric: &Metric,
+    candidate: &Candidate,
+    effort: Effort,
+) -> Result<Form, String> {
+    Ok(match *candidate {
+        Candidate::Keep => Form::Keep,
+        Candidate::Dense { format } => Form::Dense(quantize(weight, metric, format, effort)?),
+        Candidate::LowRank { rank, format } => {
+            let [left, right] = Directions::new(weight, metric)?.quantize(weight, metric, rank, format, effort)?;
+            Form::LowRank { left, right }
+        }
+        Candidate::Corrected { base, rank, format } => {
+            let base = quantize(weight, metric, base, effort)?;
+            let rest = &weight - &super::form::dense(&base);
+            let [left, right] = Directions::new(rest.view(), metric)?.quantize(rest.view(), metric, rank, format, effort)?;
+            Form::Corrected { base, left, right }
+        }
+    })
+}
+
+/// Above this inner size no low rank is tried: the eigenvectors would take longer than all else.
+const LARGEST_INNER: usize = 2048;
+
+/// All candidates for a weight, [`Candidate::Keep`] first.
+pub(crate) fn candidates(target: &Target) -> Vec<Candidate> {
+    let [m, k] = target.shape();
+    let mut all = vec![Candidate::Keep];
+    let mut push = |candidate: Candidate| {
+        if candidate.bytes(target) < target.bytes() && !all.contains(&candidate) {
+            all.push(candidate);
+        }
+    };
+    let format = |levels, block: usize| BlockFormat { levels, block: block.min(k) };
+    for levels in Levels::ALL {
+        let blocks: &[usize] = match levels {
+            Levels::L256 | Levels::L40 => &[128],
+            _ => &[128, 32],
+        };
+        blocks.iter().for_each(|&b| push(Candidate::Dense { format: format(levels, b) }));
+    }
+    let inner = m.min(k);
+    if inner <= LARGEST_INNER {
+        for (part, levels) in [
+            (32, Levels::L256),
+            (16, Levels::L256),
+            (16, Levels::L16),
+            (8, Levels::L16),
+            (4, Levels::L16),
+            (3, Levels::L16),
+        ] {
+            let rank = (inner / part).max(1);
+            push(Candidate::LowRank { rank, format: BlockFormat { levels, block: 128 } });
+        }
+        if matches!(target.kind(), TargetKind::Dense(_)) {
+            for levels in [Levels::L3, Levels::L4, Levels::L6] {
+                let (rank, fine) = ((inner / 24).max(1), BlockFormat { levels: Levels::L16, block: 128 });
+                push(Candidate::Corrected { base: format(levels, 128), rank, format: fine });
+            }
+        }
+    }
+    all
+}
+
+/// The error of every candidate, in squared output units per row, a sample of a table's rows standing for all.
+pub(crate) fn errors(
+    weight: &Array2<f32>,
+    metric: &Metric,
+    candidates: &[Candidate],
+    kind: &TargetKind,
+) -> Result<Vec<f64>, String> {
+    let sampled;
+    let (weight, rows) = match kind {
+        TargetKind::Table(_) => {
+            let step = (weight.nrows() / TABLE_ROWS).max(1);
+            sampled = weight.slice(ndarray::s![..;step, ..]).to_owned();
+            (&sampled, sampled.nrows() as f64)
+        }
+        TargetKind::Dense(_) => (weight, 1.0),
+    };
+    let mut directions = None;
+    candidates
+        .iter()
+        .map(|candidate| {
+            let form = match *candidate {
+                Candidate::LowRank { rank, format } => {
+                    let known = match &directions {
+                        Some(known) => known,
+                        None => directions.insert(Directions::new(weight.view(), metric)?),
+                    };
+                    let [left, right] = known.quantize(weight.view(), metric, rank, format, Effort::Feedback)?;
+                    Form::LowRank { left, right }
+                }
+                ref other => solve(weight.view(), metric, other, Effort::Feedback)?,
+            };
+            let Some(matrix) = form.matrix() else { return Ok(0.0) };
+            Ok(metric.energy((weight - &matrix).view()) / rows)
+        })
+        .collect()
+}
+
+/// Rows of a table that its curve is measured on.
+const TABLE_ROWS: usize = 2048;
+
+/// Writes a form's parts: for each its shape, levels, block, unit, codes and steps.
+pub(crate) fn encode(form: &Form, bias: Option<&[f32]>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let number = |bytes: &mut Vec<u8>, n: usize| bytes.extend((n as u64).to_le_bytes());
+    let bias = bias.map_or(Vec::new(), |b| b.iter().flat_map(|v| v.to_le_bytes()).collect());
+    number(&mut bytes, bias.len());
+    bytes.extend(bias);
+    for part in form.parts() {
+        let [rows, cols] = part.shape();
+        for n in [rows, cols, part.format().levels.count() as usize, part.format().block] {
+            number(&mut bytes, n);
+        }
+        bytes.extend(part.unit().to_le_bytes());
+        bytes.extend(part.codes());
+        bytes.extend(part.steps());
+    }
+    bytes
+}
+
+/// Reads what [`encode`] wrote; `None` for anything else, a cut file included.
+pub(crate) fn decode(candidate: &Candidate, bytes: &[u8]) -> Option<(Form, Option<Vec<f32>>)> {
+    let mut rest = bytes;
+    let mut take = |n: usize| -> Option<&[u8]> {
+        let (head, tail) = rest.split_at_checked(n)?;
+        rest = tail;
+        Some(head)
+    };
+    let number = |b: &[u8]| usize::try_from(u64::from_le_bytes(b.try_into().ok()?)).ok();
+    let count = number(take(8)?)?;
+    let bias: Vec<f32> =
+        take(count)?.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();
+    let expected = match candidate {
+        Candidate::Keep => 0,
+        Candidate::Dense { .. } => 1,
+        Candidate::LowRank { .. } => 2,
+        Candidate::Corrected { .. } => 3,
+    };
+    let mut parts = Vec::with_capacity(expected);
+    for _ in 0..expected {
+        let mut numbers = [0; 4];
+        for n in &mut numbers {
+            *n = number(take(8)?)?;
+        }
+        let [rows, cols, levels, block] = numbers;
+        let format = BlockFormat { levels: Levels::try_from(u16::try_from(levels).ok()?).ok()?, block };
+        let unit = f32::from_le_bytes(take(4)?.try_into().ok()?);
+        let codes = take(rows.checked_mul(cols)?)?.to_vec();
+        let steps = take(rows.checked_mul(cols.div_ceil(block.max(1)))?)?.to_vec();
+        parts.push(BlockMatrix::new([rows, cols], format, codes, steps, unit).ok()?);
+    }
+    let bias = (!bias.is_empty()).then_some(bias);
+    rest.is_empty().then(|| Form::from_parts(candidate, parts)).flatten().map(|form| (form, bias))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::metric::tests::sample;
+    use super::*;
+
+    fn some() -> [Candidate; 4] {
+        let format = BlockFormat { levels: Levels::L16, block: 32 };
+        let base = BlockFormat { levels: Levels::L3, block: 32 };
+        [
+            Candidate::Keep,
+            Candidate::Dense { format },
+            Candidate::LowRank { rank: 6, format },
+            Candidate::Corrected { base, rank: 3, format },
+        ]
+    }
+
+    #[test]
+    fn results_survive_the_store_and_damage_is_noticed() {
+        let (weight, moment) = sample(20, 48);
+        let metric = Metric::new(moment.view(), 0.01).unwrap();
+        for candidate in some() {
+            let form = solve(weight.view(), &metric, &candidate, Effort::Feedback).unwrap();
+            let bytes = encode(&form, Some(&[1.0, 2.0]));
+            assert_eq!(decode(&candidate, &bytes), Some((form, Some(vec![1.0, 2.0]))));
+            for cut in (0..bytes.len()).step_by(7) {
+                assert_eq!(decode(&candidate, &bytes[..cut]), None, "{candidate:?} cut to {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_correction_takes_error_away_and_full_rank_leaves_little() {
+        let (weight, moment) = sample(40, 32);
+        let metric = Metric::new(moment.view(), 0.01).unwrap();
+        let error = |candidate: Candidate| {
+            let form = solve(weight.view(), &metric, &candidate, Effort::Refined(1)).unwrap();
+            metric.energy((&weight - &form.matrix().unwrap()).view()) / metric.energy(weight.view())
+        };
+        let base = BlockFormat { levels: Levels::L3, block: 32 };
+        let format = BlockFormat { levels: Levels::L16, block: 32 };
+        let alone = error(Candidate::Dense { format: base });
+        assert!(error(Candidate::Corrected { base, rank: 8, format }) < 0.7 * alone);
+        let fine = BlockFormat { levels: Levels::L256, block: 32 };
+        assert!(error(Candidate::LowRank { rank: 32, format: fine }) < 1e-3);
+        for rank in [2, 8, 16] {
+            assert!(error(Candidate::LowRank { rank: rank + 2, format: fine }) < error(Candidate::LowRank { rank, format: fine }));
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! `tnq plan`, and `tnq compress` with a goal: calibrate, choose, solve, verify.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use onnx_bridge::plan::{Candidate, Plan, Planned, Session, compress_planned, replay};
+use onnx_bridge::{Model, inspect};
+use serde::Serialize;
+
+use super::verification::{Named, Samples, VerificationReport};
+use super::{Bytes, Ended, print, print_json};
+use crate::args::{CompressArgs, PlanArgs, TalkArgs};
+use crate::error::CliError;
+use crate::goals::{FolderStore, GoalArgs};
+use crate::job::{existing, not_the_input, use_threads};
+use crate::model::{read_dataset, read_model};
+use crate::output::OutputFile;
+use crate::progress::Progress;
+use crate::rules::{Action, LayerRule};
+use crate::settings::Format;
+use crate::table::{bytes, figure, shape, table};
+
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    schema: u32,
+    command: &'static str,
+    version: &'static str,
+    input: String,
+    output: Option<String>,
+    seed: u64,
+    bytes: Bytes,
+    goal: Reached<'a>,
+    weights: Vec<Weight<'a>>,
+    skipped: Vec<Skipped<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verification: Option<VerificationReport>,
+    seconds: Seconds,
+}
+
+#[derive(Debug, Serialize)]
+struct Reached<'a> {
+    #[serde(flatten)]
+    asked: onnx_bridge::plan::Goal,
+    predicted_loss: f64,
+    verified_loss: f64,
+    met: bool,
+    blocking: Option<&'a [String]>,
+}
+
+#[derive(Debug, Serialize)]
+struct Weight<'a> {
+    name: &'a str,
+    op: &'a str,
+    shape: [usize; 2],
+    format: &'static str,
+    modes: Modes,
+    ranks: Vec<usize>,
+    bits: u8,
+    choice: Candidate,
+    bytes_before: u64,
+    bytes_after: u64,
+    predicted_loss: f64,
+    error: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Modes {
+    input: Vec<usize>,
+    output: Vec<usize>,
+}
+
+#[derive(Debug, Serialize)]
+struct Skipped<'a> {
+    name: &'a str,
+    reason: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Seconds {
+    plan: f64,
+    verify: f64,
+    total: f64,
+}
+
+/// What both commands need.
+struct Ask<'a> {
+    model: &'a Path,
+    calib: &'a Path,
+    goals: &'a GoalArgs,
+    format: Option<Format>,
+    bits: Option<u8>,
+    rules: &'a [LayerRule],
+    beside: &'a Path,
+    plan: Option<&'a Path>,
+    talk: &'a TalkArgs,
+}
+
+fn solve(ask: &Ask<'_>, model: &Model) -> Result<Planned, CliError> {
+    let progress = Progress::detect(ask.talk.quiet);
+    let data = read_dataset(ask.calib, model)?;
+    let plan = ask.plan.map(read_plan).transpose()?;
+    let names: std::collections::BTreeMap<String, Vec<String>> = inspect(model)
+        .weights
+        .into_iter()
+        .map(|w| (w.name.clone(), std::iter::once(w.name).chain(w.nodes).collect()))
+        .collect();
+    let allow = |target: &onnx_bridge::calibrate::Target, candidate: &Candidate| {
+        let own = [target.name().to_owned()];
+        let names: Vec<&str> = names.get(target.name()).map_or(&own[..], Vec::as_slice).iter().map(String::as_str).collect();
+        let rule = ask.rules.iter().rev().find_map(|rule| rule.action_for(&names));
+        let (format, bits) = match rule {
+            Some(Action::Keep) => return *candidate == Candidate::Keep,
+            Some(Action::Set(set)) => (set.format.or(ask.format), set.bits.map(|b| b.get()).or(ask.bits)),
+            None => (ask.format, ask.bits),
+        };
+        let named = match format.unwrap_or(Format::Auto) {
+            Format::Auto => true,
+            Format::Dense => matches!(candidate, Candidate::Keep | Candidate::Dense { .. }),
+            Format::LowRank => matches!(candidate, Candidate::Keep | Candidate::LowRank { .. }),
+            Format::Tt | Format::Tucker => *candidate == Candidate::Keep,
+        };
+        named && bits.is_none_or(|b| *candidate != Candidate::Keep && candidate.bits() == b)
+    };
+    let store = FolderStore::new(ask.goals.jobs.as_deref(), ask.beside);
+    let stage = progress.stage("planning", 0);
+    let session = Session {
+        data: &data,
+        goal: ask.goals.goal(model.encoded_len()),
+        allow: &allow,
+        store: &store,
+        progress: &|_, _, _| stage.step(),
+    };
+    let planned = match &plan {
+        Some(plan) => replay(model, &session, plan),
+        None => compress_planned(model, &session),
+    };
+    let planned = planned.map_err(|error| CliError::content(ask.model, error))?;
+    stage.finish();
+    store.finish();
+    Ok(planned)
+}
+
+fn read_plan(path: &Path) -> Result<Plan, CliError> {
+    let text = fs::read(path).map_err(|source| CliError::Read { path: path.to_owned(), source })?;
+    let plan: Plan = serde_json::from_slice(&text).map_err(|error| CliError::content(path, error))?;
+    if plan.schema == Plan::SCHEMA {
+        Ok(plan)
+    } else {
+        Err(CliError::content(path, format!("expected schema {}, found {}", Plan::SCHEMA, plan.schema)))
+    }
+}
+
+/// `tnq compress` with a goal or a plan.
+pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
+    let start = Instant::now();
+    let Some(calib) = &args.calib else {
+        return Err(CliError::Usage("a goal or a plan needs --calib: the choices rest on what the layers are given".into()));
+    };
+    not_the_input(&args.model, &args.output)?;
+    let output = OutputFile::new(&args.output, existing(args.force))?;
+    use_threads(args.compute.threads)?;
+    let model = read_model(&args.model)?;
+    let ask = Ask {
+        model: &args.model,
+        calib,
+        goals: &args.goals,
+        format: args.settings.format,
+        bits: args.settings.bits.map(|b| b.get()),
+        rules: &args.layers,
+        beside: &args.output,
+        plan: args.plan.as_deref(),
+        talk: &args.talk,
+    };
+    let planned = solve(&ask, &model)?;
+    let plan_seconds = start.elapsed().as_secs_f64();
+    let encoded = planned.model.encode().map_err(|error| CliError::content(output.path(), error))?;
+    let verifying = Instant::now();
+    let original = Named { model: &model, path: &args.model };
+    let samples = Samples::new(original, Some(calib), args.compute.seed)?;
+    let verification = samples.verify(original, Named { model: &planned.model, path: output.path() })?;
+    let verify = verifying.elapsed().as_secs_f64();
+    output.write(|file| file.write_all(&encoded))?;
+    let seconds = Seconds { plan: plan_seconds, verify, total: start.elapsed().as_secs_f64() };
+    tell("compress", &model, &ask, &planned, Some(args.output.clone()), args.compute.seed, Some(verification), seconds)
+}
+
+/// `tnq plan`: the choices, without a model.
+pub(crate) fn plan(args: &PlanArgs) -> Result<Ended, CliError> {
+    let start = Instant::now();
+    use_threads(args.compute.threads)?;
+    let model = read_model(&args.model)?;
+    let output = args.output.as_ref().map(|o| OutputFile::new(o, existing(args.force))).transpose()?;
+    let ask = Ask {
+        model: &args.model,
+        calib: &args.calib,
+        goals: &args.goals,
+        format: args.settings.format,
+        bits: args.settings.bits.map(|b| b.get()),
+        rules: &args.layers,
+        beside: args.output.as_deref().unwrap_or(&args.model),
+        plan: None,
+        talk: &args.talk,
+    };
+    let planned = solve(&ask, &model)?;
+    if let Some(output) = output {
+        let mut text = serde_json::to_vec_pretty(&planned.plan).map_err(|e| CliError::Print(e.into()))?;
+        text.push(b'\n');
+        output.write(|file| file.write_all(&text))?;
+    }
+    let total = start.elapsed().as_secs_f64();
+    let seconds = Seconds { plan: total, verify: 0.0, total };
+    tell("plan", &model, &ask, &planned, args.output.clone(), args.compute.seed, None, seconds)
+}
+
+#[allow(clippy::too_many_arguments, reason = "what a report tells, each once")]
+fn tell(
+    command: &'static str,
+    model: &Model,
+    ask: &Ask<'_>,
+    planned: &Planned,
+    output: Option<PathBuf>,
+    seed: u64,
+    verification: Option<VerificationReport>,
+    seconds: Seconds,
+) -> Result<Ended, CliError> {
+    let weights = planned.plan.weights.iter().zip(&planned.errors).map(|(w, error)| Weight {
+        name: &w.name,
+        op: &w.op,
+        shape: w.shape,
+        format: w.choice.format_name(),
+        modes: Modes { input: vec![w.shape[1]], output: vec![w.shape[0]] },
+        ranks: w.choice.ranks(),
+        bits: w.choice.bits(),
+        choice: w.choice,
+        bytes_before: w.bytes_before,
+        bytes_after: w.bytes,
+        predicted_loss: w.predicted_loss,
+        error: *error,
+    });
+    let report = Report {
+        schema: super::SCHEMA,
+        command,
+        version: env!("CARGO_PKG_VERSION"),
+        input: ask.model.display().to_string(),
+        output: output.map(|o| o.display().to_string()),
+        seed,
+        bytes: Bytes { before: model.encoded_len(), after: planned.plan.bytes },
+        goal: Reached {
+            asked: planned.plan.goal,
+            predicted_loss: planned.plan.predicted_loss.sqrt(),
+            verified_loss: planned.loss,
+            met: planned.blocking.is_none(),
+            blocking: planned.blocking.as_deref(),
+        },
+        weights: weights.collect(),
+        skipped: planned.skipped.iter().map(|(name, r)| Skipped { name, reason: r.to_string() }).collect(),
+        verification,
+        seconds,
+    };
+    if ask.talk.json {
+        print_json(&report)?;
+    } else {
+        print(text(&report).as_bytes())?;
+    }
+    Ok(if planned.blocking.is_some() { Ended::GoalMissed } else { Ended::Done })
+}
+
+fn text(report: &Report<'_>) -> String {
+    let mut rows: Vec<Vec<String>> = report
+        .weights
+        .iter()
+        .map(|w| {
+            let choice = match w.choice {
+                Candidate::Dense { format } => format!("{} levels, blocks of {}", format.levels.count(), format.block),
+                Candidate::LowRank { rank, format } => format!("rank {rank}, {} levels", format.levels.count()),
+                Candidate::Corrected { base, rank, .. } => format!("{} levels + rank {rank}", base.levels.count()),
+                _ => String::new(),
+            };
+            let of = [bytes(w.bytes_before), bytes(w.bytes_after)];
+            let [before, after] = of;
+            vec![w.name.to_owned(), shape(&w.shape), w.format.to_owned(), choice, before, after, figure(w.error)]
+        })
+        .collect();
+    rows.extend(report.skipped.iter().map(|s| {
+        let blank = String::new;
+        vec![s.name.to_owned(), blank(), "stays".to_owned(), s.reason.clone(), blank(), blank(), blank()]
+    }));
+    let header = ["weight", "shape", "becomes", "choice", "before", "after", "error"];
+    let Bytes { before, after } = report.bytes;
+    let missed = match report.goal.blocking {
+        Some(names) => format!("\nthe goal is missed; most of what is left stands in: {}", names.join(", ")),
+        None => String::new(),
+    };
+    let verification = report.verification.as_ref().map_or(String::new(), |v| format!("\n{v}"));
+    format!(
+        "{}\n{}: {} -> {}, {:.1} times smaller\nloss on the calibration data: {} verified, {} predicted{missed}{verification}\n\
+         took {:.1} s: plan {:.1}, verify {:.1}\n",
+        table(&header, &["before", "after"], rows),
+        report.input,
+        bytes(before),
+        bytes(after),
+        before as f64 / after.max(1) as f64,
+        figure(report.goal.verified_loss),
+        figure(report.goal.predicted_loss),
+        report.seconds.total,
+        report.seconds.plan,
+        report.seconds.verify,
+    )
+}
