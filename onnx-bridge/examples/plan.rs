@@ -20,21 +20,44 @@ fn main() -> Result<(), Box<dyn Error>> {
     let data = Dataset::from_npz(Cursor::new(fs::read(calib)?))?;
     let only = rest.first().cloned();
     let (goal, store) = match bytes.strip_suffix('%') {
-        Some(percent) => (Goal { loss: Some(percent.parse::<f64>()? / 100.0), ..Goal::default() }, MemoryStore::default()),
-        None => (Goal { bytes: Some(bytes.parse()?), ..Goal::default() }, MemoryStore::default()),
+        Some(percent) => (
+            Goal {
+                loss: Some(percent.parse::<f64>()? / 100.0),
+                ..Goal::default()
+            },
+            MemoryStore::default(),
+        ),
+        None => (
+            Goal {
+                bytes: Some(bytes.parse()?),
+                ..Goal::default()
+            },
+            MemoryStore::default(),
+        ),
     };
     let session = Session {
         data: &data,
         goal,
-        allow: &|_, c: &Candidate| only.as_ref().is_none_or(|f| c.format_name() == f || *c == Candidate::Keep),
+        allow: &|_, c: &Candidate| {
+            only.as_ref()
+                .is_none_or(|f| c.format_name() == f || *c == Candidate::Keep)
+        },
         store: &store,
-        progress: &|stage, done, total| eprintln!("{:7.1} s  {stage} {done}/{total}", start.elapsed().as_secs_f64()),
+        progress: &|stage, done, total| {
+            eprintln!(
+                "{:7.1} s  {stage} {done}/{total}",
+                start.elapsed().as_secs_f64()
+            )
+        },
     };
     let planned = compress_planned(&model, &session)?;
     fs::write(out, planned.model.encode()?)?;
     let mut log = String::new();
     for w in &planned.plan.weights {
-        log += &format!("{:45} {:?} {:9} -> {:8}  {:.3e}\n", w.name, w.choice, w.bytes_before, w.bytes, w.predicted_loss);
+        log += &format!(
+            "{:45} {:?} {:9} -> {:8}  {:.3e}\n",
+            w.name, w.choice, w.bytes_before, w.bytes, w.predicted_loss
+        );
     }
     log += &format!(
         "{} bytes, predicted loss {:.4}, verified {:.4}, blocking {:?}, {:.1} s",

@@ -11,9 +11,9 @@ use tract_onnx::prelude::*;
 use crate::dataset::{Dataset, rows};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::run_plan::Plans;
 use crate::proto::tensor_shape_proto::dimension;
 use crate::proto::{DataType, ModelProto, TensorShapeProto, ValueInfoProto, type_proto};
+use crate::run_plan::Plans;
 
 /// The most samples that run at once when the model leaves the batch open.
 pub const BATCH: usize = 32;

@@ -1,10 +1,10 @@
 #![doc = include_str!("../README.md")]
 
 mod auto;
-mod choice;
 pub mod blocks;
 #[cfg(feature = "tract")]
 pub mod calibrate;
+mod choice;
 mod constant;
 mod dataset;
 mod dense_layer;

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use quant_core::Bits;
 
+use crate::goals::GoalArgs;
 use crate::rules::LayerRule;
 use crate::settings::{Format, Granularity, Layout, Modes, Ranks, Scheme, parse_bits};
 
@@ -31,6 +32,8 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Compress a model, write it and verify it against the original
     Compress(Box<CompressArgs>),
+    /// Choose what every weight becomes, without writing a model
+    Plan(Box<PlanArgs>),
     /// Compare a compressed model with its original in tract
     Verify(VerifyArgs),
     /// Run a model in tract on arrays from a file
@@ -87,9 +90,14 @@ pub(crate) struct CompressArgs {
     /// Overwrite OUT if it exists
     #[arg(long)]
     pub(crate) force: bool,
-    /// Samples to verify on: an .npz with one array per model input, or an .npy for a model with one input
+    /// Samples to calibrate and verify on: an .npz with one array per model input, or an .npy for a model with one input
     #[arg(long, value_name = "NPZ")]
     pub(crate) calib: Option<PathBuf>,
+    /// Replay the choices of `tnq plan -o PLAN`, byte for byte; needs the same --calib
+    #[arg(long, value_name = "PLAN")]
+    pub(crate) plan: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) goals: GoalArgs,
     #[command(flatten)]
     pub(crate) settings: SettingsArgs,
     /// A rule for the layers whose weight or node name REGEX is found in: `REGEX=keep`, or `REGEX=KEY=VALUE,..` with
@@ -137,6 +145,32 @@ Examples:
   tnq compress model.onnx -o small.onnx --calib samples.npz --ranks eps=0.05 --bits 4
   tnq compress model.onnx -o small.onnx --format tt --layout interleaved --ranks 16 \\
       --modes 4x7x4x7:4x8x8x4 --layer 'fc2=modes=4x8x8x4:4x8x8x4' --layer 'head=keep'";
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// The ONNX model
+    pub(crate) model: PathBuf,
+    /// Where to write the plan, for `tnq compress --plan`
+    #[arg(long, short, value_name = "PLAN")]
+    pub(crate) output: Option<PathBuf>,
+    /// Overwrite PLAN if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Samples to calibrate on: an .npz with one array per model input, or an .npy for a model with one input
+    #[arg(long, value_name = "NPZ")]
+    pub(crate) calib: PathBuf,
+    #[command(flatten)]
+    pub(crate) goals: GoalArgs,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+    /// A rule for some layers, as of `tnq compress`
+    #[arg(long = "layer", value_name = "REGEX=..", help_heading = "Choices")]
+    pub(crate) layers: Vec<LayerRule>,
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
+    #[command(flatten)]
+    pub(crate) talk: TalkArgs,
+}
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {

@@ -32,7 +32,10 @@ pub(crate) struct GoalArgs {
 impl GoalArgs {
     /// Whether any goal is set.
     pub(crate) fn any(&self) -> bool {
-        self.target_size.is_some() || self.max_loss.is_some() || self.max_drop.is_some() || self.target_speed.is_some()
+        self.target_size.is_some()
+            || self.max_loss.is_some()
+            || self.max_drop.is_some()
+            || self.target_speed.is_some()
     }
 
     /// The goals for a model of so many bytes.
@@ -68,7 +71,11 @@ impl Size {
 }
 
 fn positive(text: &str, wanted: &str) -> Result<f64, String> {
-    let found = text.trim().parse::<f64>().ok().filter(|v| v.is_finite() && *v > 0.0);
+    let found = text
+        .trim()
+        .parse::<f64>()
+        .ok()
+        .filter(|v| v.is_finite() && *v > 0.0);
     found.ok_or_else(|| format!("expected {wanted}, found '{text}'"))
 }
 
@@ -77,14 +84,24 @@ impl FromStr for Size {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wanted = "a size like 8x, 25%, 3MB or 3000000";
-        let units = [("KiB", 1024.0), ("MiB", 1048576.0), ("kB", 1e3), ("KB", 1e3), ("MB", 1e6), ("GB", 1e9), ("B", 1.0)];
+        let units = [
+            ("KiB", 1024.0),
+            ("MiB", 1048576.0),
+            ("kB", 1e3),
+            ("KB", 1e3),
+            ("MB", 1e6),
+            ("GB", 1e9),
+            ("B", 1.0),
+        ];
         if let Some(times) = text.strip_suffix('x') {
             return positive(times, wanted).map(Self::Times);
         }
         if let Some(percent) = text.strip_suffix('%') {
             return positive(percent, wanted).map(|p| Self::Part(p / 100.0));
         }
-        let unit = units.iter().find_map(|(unit, factor)| text.strip_suffix(unit).map(|n| (n, *factor)));
+        let unit = units
+            .iter()
+            .find_map(|(unit, factor)| text.strip_suffix(unit).map(|n| (n, *factor)));
         let (number, factor) = unit.unwrap_or((text, 1.0));
         positive(number, wanted).map(|n| Self::Bytes((n * factor) as u64))
     }
@@ -139,11 +156,17 @@ impl FolderStore {
     /// The folder named on the command line, or one beside the output.
     pub(crate) fn new(named: Option<&Path>, output: &Path) -> Self {
         match named {
-            Some(folder) => Self { folder: folder.to_owned(), passing: Lifetime::User },
+            Some(folder) => Self {
+                folder: folder.to_owned(),
+                passing: Lifetime::User,
+            },
             None => {
                 let mut folder = output.as_os_str().to_owned();
                 folder.push(".jobs");
-                Self { folder: folder.into(), passing: Lifetime::Run }
+                Self {
+                    folder: folder.into(),
+                    passing: Lifetime::Run,
+                }
             }
         }
     }
@@ -180,8 +203,19 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_they_are_written() {
-        for (text, bytes) in [("8x", 1000), ("25%", 2000), ("3MB", 3_000_000), ("3MiB", 3 << 20), ("12", 12), ("7kB", 7000)] {
-            assert_eq!(text.parse::<Size>().map(|s| s.bytes(8000)), Ok(bytes), "{text}");
+        for (text, bytes) in [
+            ("8x", 1000),
+            ("25%", 2000),
+            ("3MB", 3_000_000),
+            ("3MiB", 3 << 20),
+            ("12", 12),
+            ("7kB", 7000),
+        ] {
+            assert_eq!(
+                text.parse::<Size>().map(|s| s.bytes(8000)),
+                Ok(bytes),
+                "{text}"
+            );
         }
         for text in ["", "x", "-3MB", "0", "3 parsecs", "NaN"] {
             assert!(text.parse::<Size>().is_err(), "{text}");
@@ -197,7 +231,10 @@ mod tests {
         let store = FolderStore::new(None, &output);
         assert_eq!(store.get("abc"), None);
         store.put("abc", b"result");
-        assert_eq!(FolderStore::new(None, &output).get("abc").as_deref(), Some(&b"result"[..]));
+        assert_eq!(
+            FolderStore::new(None, &output).get("abc").as_deref(),
+            Some(&b"result"[..])
+        );
         store.finish();
         assert_eq!(store.get("abc"), None);
         let named = FolderStore::new(Some(parent.path()), &output);

@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod error;
+mod goals;
 mod job;
 mod model;
 mod output;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::args::{Cli, Command};
+use crate::commands::Ended;
 use crate::error::CliError;
 
 fn main() -> ExitCode {
@@ -25,7 +27,8 @@ fn main() -> ExitCode {
     // A panic that a library catches is told as its error; one that nobody catches is told below.
     panic::set_hook(Box::new(|_| {}));
     match panic::catch_unwind(|| run(command)) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Ok(Ended::Done)) => ExitCode::SUCCESS,
+        Ok(Ok(Ended::GoalMissed)) => ExitCode::from(3),
         Ok(Err(error)) => fail(&error.one_line(), error.exit_code()),
         Err(payload) => {
             let text = payload.downcast_ref::<String>().map(String::as_str);
@@ -43,15 +46,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<(), CliError> {
-    match command {
+fn run(command: Command) -> Result<Ended, CliError> {
+    let done = match command {
+        Command::Compress(args) if args.goals.any() || args.plan.is_some() => {
+            return commands::planned::compress(&args);
+        }
+        Command::Plan(args) => return commands::planned::plan(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Compress(args) => commands::compress::run(*args),
         Command::Verify(args) => commands::verify::run(&args),
         Command::Run(args) => commands::run::run(&args),
         Command::Completions { shell } => commands::docs::completions(shell),
         Command::Man => commands::docs::man(),
-    }
+    };
+    done.map(|()| Ended::Done)
 }
 
 /// One line on stderr; a closed stderr cannot be told about.

@@ -49,14 +49,26 @@ impl Batch {
             while fixed.is_some() && rows.len() < size {
                 rows.push(rows[rows.len() - 1]);
             }
-            let width = mask.as_ref().map(|m| rows.iter().map(|&i| used(m.row(i))).max().unwrap_or(0).max(1));
+            let width = mask.as_ref().map(|m| {
+                rows.iter()
+                    .map(|&i| used(m.row(i)))
+                    .max()
+                    .unwrap_or(0)
+                    .max(1)
+            });
             let positions = mask.as_ref().map(Array2::ncols);
             let open = |dims: &[Option<usize>]| matches!(dims, [_, None]);
             let can_cut = positions.is_some()
-                && arrays.iter().all(|(info, a)| a.shape().get(1).copied() != positions || open(&info.dims));
+                && arrays
+                    .iter()
+                    .all(|(info, a)| a.shape().get(1).copied() != positions || open(&info.dims));
             let mut inputs = Values::new();
             for (info, array) in &arrays {
-                let cut = width.filter(|_| can_cut && array.shape().len() == 2 && array.shape().get(1).copied() == positions);
+                let cut = width.filter(|_| {
+                    can_cut
+                        && array.shape().len() == 2
+                        && array.shape().get(1).copied() == positions
+                });
                 inputs.insert(info.name.clone(), select(array, &rows, cut));
             }
             let mask = mask.as_ref().map(|m| {
@@ -75,11 +87,23 @@ impl Batch {
     pub(crate) fn rows(&self, value: &ArrayD<f32>) -> Array2<f32> {
         let columns = value.shape().last().copied().unwrap_or(1).max(1);
         let all = value.as_standard_layout();
-        let matrix = ArrayView2::from_shape((value.len() / columns, columns), all.as_slice().unwrap_or(&[]));
-        let matrix = matrix.map(|m| m.to_owned()).unwrap_or_else(|_| Array2::zeros((0, columns)));
+        let matrix = ArrayView2::from_shape(
+            (value.len() / columns, columns),
+            all.as_slice().unwrap_or(&[]),
+        );
+        let matrix = matrix
+            .map(|m| m.to_owned())
+            .unwrap_or_else(|_| Array2::zeros((0, columns)));
         match &self.mask {
-            Some(mask) if value.ndim() == 3 && value.shape()[..2] == [mask.nrows(), mask.ncols()] => {
-                let kept: Vec<usize> = mask.iter().enumerate().filter(|(_, m)| **m).map(|(i, _)| i).collect();
+            Some(mask)
+                if value.ndim() == 3 && value.shape()[..2] == [mask.nrows(), mask.ncols()] =>
+            {
+                let kept: Vec<usize> = mask
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, m)| **m)
+                    .map(|(i, _)| i)
+                    .collect();
                 matrix.select(Axis(0), &kept)
             }
             _ => matrix,
@@ -109,7 +133,10 @@ fn select(array: &NpyArray, rows: &[usize], width: Option<usize>) -> NpyArray {
     fn cut<T: Copy>(a: &ArrayD<T>, rows: &[usize], width: Option<usize>) -> ArrayD<T> {
         let picked = a.select(Axis(0), rows);
         match width {
-            Some(w) => picked.slice_axis(Axis(1), Slice::from(0..w)).as_standard_layout().to_owned(),
+            Some(w) => picked
+                .slice_axis(Axis(1), Slice::from(0..w))
+                .as_standard_layout()
+                .to_owned(),
             None => picked,
         }
     }

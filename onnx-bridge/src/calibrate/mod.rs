@@ -10,7 +10,7 @@ mod target;
 pub(crate) use batches::{Batch, Values};
 pub use moments::Moments;
 pub(crate) use moments::{Centre, Drift, outer};
-pub(crate) use sensitivity::{measure, square_sums};
 pub use sensitivity::Sensitivity;
+pub(crate) use sensitivity::{measure, square_sums};
 pub(crate) use stage::Stages;
 pub use target::{Target, TargetKind};

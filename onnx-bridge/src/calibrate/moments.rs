@@ -18,7 +18,13 @@ impl Moments {
     /// Nothing seen, of `K` inputs.
     pub fn new(k: usize) -> Self {
         let square = Array2::zeros((k, k));
-        Self { count: 0.0, own: square.clone(), cross: square, mean_x: Array1::zeros(k), mean_y: Array1::zeros(k) }
+        Self {
+            count: 0.0,
+            own: square.clone(),
+            cross: square,
+            mean_x: Array1::zeros(k),
+            mean_y: Array1::zeros(k),
+        }
     }
 
     /// Takes in rows that both networks give.
@@ -55,7 +61,10 @@ impl Moments {
         let n = self.count.max(1.0);
         match centre {
             Centre::Mean => [&self.mean_x / n, &self.mean_y / n],
-            Centre::Zero => [Array1::zeros(self.mean_x.len()), Array1::zeros(self.mean_y.len())],
+            Centre::Zero => [
+                Array1::zeros(self.mean_x.len()),
+                Array1::zeros(self.mean_y.len()),
+            ],
         }
     }
 
@@ -90,30 +99,33 @@ pub(crate) struct Drift {
 
 impl Drift {
     pub(crate) fn new(m: usize, k: usize) -> Self {
-        Self { cross: Array2::zeros((m, k)), sum: Array1::zeros(m) }
+        Self {
+            cross: Array2::zeros((m, k)),
+            sum: Array1::zeros(m),
+        }
     }
 
     pub(crate) fn add(&mut self, difference: ArrayView2<'_, f32>, y: ArrayView2<'_, f32>) {
         self.cross += &product(difference, y);
         self.sum += &column_sums(difference);
     }
-
-    pub(crate) fn merge(&mut self, other: &Self) {
-        self.cross += &other.cross;
-        self.sum += &other.sum;
-    }
 }
 
 /// `aᵀ b`; a product of matrices that do not fit is zero.
 fn product(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>) -> Array2<f64> {
     let product = tn_formats::linalg::matmul(a.t(), b);
-    product.map_or_else(|_| Array2::zeros((a.ncols(), b.ncols())), |p| p.mapv(f64::from))
+    product.map_or_else(
+        |_| Array2::zeros((a.ncols(), b.ncols())),
+        |p| p.mapv(f64::from),
+    )
 }
 
 fn column_sums(a: ArrayView2<'_, f32>) -> Array1<f64> {
     let mut sums = Array1::zeros(a.ncols());
     for row in a.axis_iter(Axis(0)) {
-        sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));
+        sums.iter_mut()
+            .zip(row)
+            .for_each(|(s, v)| *s += f64::from(*v));
     }
     sums
 }

@@ -19,9 +19,6 @@ const SHAPE_ELEMENTS: usize = 64;
 /// Values that replace what the graph computes from its own weights.
 pub(crate) type Overrides = BTreeMap<String, TensorProto>;
 
-/// The inputs of added nodes: a value and what is added to it.
-pub(crate) type Noise = BTreeMap<String, String>;
-
 /// Runs the given nodes on the values of one batch and puts in what later segments read, or what `wanted` asks for.
 pub(crate) fn run(
     model: &Model,
@@ -34,7 +31,11 @@ pub(crate) fn run(
     let nodes = &stages.segments()[s];
     let mut outputs = Vec::new();
     for &n in nodes {
-        let made = view.node(n).output.iter().filter(|v| !v.is_empty() && stages.is_needed_after(v, s));
+        let made = view
+            .node(n)
+            .output
+            .iter()
+            .filter(|v| !v.is_empty() && stages.is_needed_after(v, s));
         outputs.extend(made.cloned());
     }
     if !outputs.is_empty() {
@@ -60,14 +61,24 @@ pub(crate) fn load(
     let mut kept: BTreeSet<usize> = nodes.iter().copied().collect();
     let mut constants: BTreeMap<String, TensorProto> = BTreeMap::new();
     let mut fed = BTreeSet::new();
-    let mut waiting: Vec<String> = nodes.iter().flat_map(|&n| stages.inputs(n)).cloned().collect();
+    let mut waiting: Vec<String> = nodes
+        .iter()
+        .flat_map(|&n| stages.inputs(n))
+        .cloned()
+        .collect();
     let mut seen = BTreeSet::new();
     while let Some(value) = waiting.pop() {
         if !seen.insert(value.clone()) {
             continue;
         }
         if let Some(tensor) = overrides.get(&value) {
-            constants.insert(value.clone(), TensorProto { name: Some(value.clone()), ..tensor.clone() });
+            constants.insert(
+                value.clone(),
+                TensorProto {
+                    name: Some(value.clone()),
+                    ..tensor.clone()
+                },
+            );
         } else if let Some(array) = values.get(&value) {
             match as_shape(&value, array) {
                 Some(tensor) => drop(constants.insert(value, tensor)),
@@ -82,14 +93,29 @@ pub(crate) fn load(
     }
     // A static node whose value is overridden has no place beside it.
     let graph = view.graph();
-    let made = |n: &usize| !graph.node[*n].output.iter().any(|o| constants.contains_key(o));
+    let made = |n: &usize| {
+        !graph.node[*n]
+            .output
+            .iter()
+            .any(|o| constants.contains_key(o))
+    };
     let fed: Vec<String> = fed.into_iter().collect();
     let graph = GraphProto {
         name: Some("segment".into()),
-        node: kept.iter().filter(|n| made(n)).map(|&n| graph.node[n].clone()).collect(),
+        node: kept
+            .iter()
+            .filter(|n| made(n))
+            .map(|&n| graph.node[n].clone())
+            .collect(),
         initializer: constants.into_values().collect(),
         input: fed.iter().map(|v| typed(v, &values[v])).collect(),
-        output: outputs.iter().map(|v| ValueInfoProto { name: Some(v.clone()), ..Default::default() }).collect(),
+        output: outputs
+            .iter()
+            .map(|v| ValueInfoProto {
+                name: Some(v.clone()),
+                ..Default::default()
+            })
+            .collect(),
         ..Default::default()
     };
     let proto = proto::ModelProto {
@@ -106,7 +132,8 @@ fn as_shape(name: &str, array: &NpyArray) -> Option<TensorProto> {
     let NpyArray::I64(a) = array else { return None };
     let shape: Vec<usize> = a.shape().to_vec();
     let data: Vec<u8> = a.iter().flat_map(|v| v.to_le_bytes()).collect();
-    (a.len() <= SHAPE_ELEMENTS && a.ndim() <= 1).then(|| raw_tensor(name, DataType::Int64, &shape, data))
+    (a.len() <= SHAPE_ELEMENTS && a.ndim() <= 1)
+        .then(|| raw_tensor(name, DataType::Int64, &shape, data))
 }
 
 /// A graph input of just the type and shape that an array has.
@@ -127,11 +154,16 @@ pub(crate) fn typed(name: &str, array: &NpyArray) -> ValueInfoProto {
     };
     let tensor = type_proto::Tensor {
         elem_type: Some(element as i32),
-        shape: Some(TensorShapeProto { dim: array.shape().iter().map(dim).collect() }),
+        shape: Some(TensorShapeProto {
+            dim: array.shape().iter().map(dim).collect(),
+        }),
     };
     ValueInfoProto {
         name: Some(name.to_string()),
-        r#type: Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() }),
+        r#type: Some(TypeProto {
+            value: Some(type_proto::Value::TensorType(tensor)),
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }

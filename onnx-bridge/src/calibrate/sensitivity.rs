@@ -46,10 +46,15 @@ pub(crate) fn measure(
         let rows = match target.kind() {
             TargetKind::Dense(layers) => {
                 let x = floats(&taps, &reads[t])?;
-                let x = if layers[0].is_input_transposed() { x.reversed_axes() } else { x };
+                let x = if layers[0].is_input_transposed() {
+                    x.reversed_axes()
+                } else {
+                    x
+                };
                 let k = x.shape().last().copied().unwrap_or(1).max(1);
                 let flat: Vec<f32> = x.iter().copied().collect();
-                let x = Array2::from_shape_vec((flat.len() / k, k), flat).unwrap_or_else(|_| Array2::zeros((0, k)));
+                let x = Array2::from_shape_vec((flat.len() / k, k), flat)
+                    .unwrap_or_else(|_| Array2::zeros((0, k)));
                 x.dot(&error.t())
             }
             TargetKind::Table(_) => {
@@ -61,7 +66,8 @@ pub(crate) fn measure(
             }
         };
         let flat: Vec<f32> = rows.iter().copied().collect();
-        let noise = ArrayD::from_shape_vec(result.shape(), flat).unwrap_or_else(|_| ArrayD::zeros(result.shape()));
+        let noise = ArrayD::from_shape_vec(result.shape(), flat)
+            .unwrap_or_else(|_| ArrayD::zeros(result.shape()));
         noise_inputs.insert(noise_name(t), NpyArray::F32(ArrayD::zeros(result.shape())));
         noises.push(noise);
     }
@@ -69,9 +75,16 @@ pub(crate) fn measure(
     let names: Vec<String> = engine.inputs().iter().map(|i| i.name.clone()).collect();
     let run = |only: Option<usize>| -> Result<Vec<NpyArray>> {
         let inputs = names.iter().map(|name| {
-            let own = only.filter(|&t| *name == noise_name(t)).map(|t| NpyArray::F32(noises[t].clone()));
-            own.or_else(|| noise_inputs.get(name).or_else(|| batch.inputs.get(name)).cloned())
-                .unwrap_or_else(|| NpyArray::F32(ArrayD::zeros(vec![0])))
+            let own = only
+                .filter(|&t| *name == noise_name(t))
+                .map(|t| NpyArray::F32(noises[t].clone()));
+            own.or_else(|| {
+                noise_inputs
+                    .get(name)
+                    .or_else(|| batch.inputs.get(name))
+                    .cloned()
+            })
+            .unwrap_or_else(|| NpyArray::F32(ArrayD::zeros(vec![0])))
         });
         engine.run(&inputs.collect::<Vec<_>>())
     };
@@ -79,8 +92,11 @@ pub(crate) fn measure(
     let measured = (0..targets.len()).into_par_iter().map(|t| {
         let loss = relative_loss(batch, &still, &run(Some(t))?);
         let rows = batch.rows(&noises[t]);
-        let energy = rows.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / rows.nrows().max(1) as f64;
-        Ok(Sensitivity { gain: if energy > 0.0 { loss / energy } else { 0.0 } })
+        let energy =
+            rows.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / rows.nrows().max(1) as f64;
+        Ok(Sensitivity {
+            gain: if energy > 0.0 { loss / energy } else { 0.0 },
+        })
     });
     measured.collect()
 }
@@ -88,7 +104,11 @@ pub(crate) fn measure(
 /// `||a - b||² / ||a||²` over the rows of all floating-point outputs that count.
 pub(crate) fn relative_loss(batch: &Batch, a: &[NpyArray], b: &[NpyArray]) -> f64 {
     let [error, norm] = square_sums(batch, a, b);
-    if error == 0.0 { 0.0 } else { error / norm.max(f64::MIN_POSITIVE) }
+    if error == 0.0 {
+        0.0
+    } else {
+        error / norm.max(f64::MIN_POSITIVE)
+    }
 }
 
 /// `||a - b||²` and `||a||²`.
@@ -126,8 +146,18 @@ fn result_of(view: &GraphView<'_>, target: &Target) -> String {
 }
 
 /// Runs the original once and returns what the weights read and make.
-fn tapped(model: &Model, view: &GraphView<'_>, targets: &[Target], reads: &[String], batch: &Batch) -> Result<Values> {
-    let mut wanted: Vec<String> = reads.iter().cloned().chain(targets.iter().map(|t| result_of(view, t))).collect();
+fn tapped(
+    model: &Model,
+    view: &GraphView<'_>,
+    targets: &[Target],
+    reads: &[String],
+    batch: &Batch,
+) -> Result<Values> {
+    let mut wanted: Vec<String> = reads
+        .iter()
+        .cloned()
+        .chain(targets.iter().map(|t| result_of(view, t)))
+        .collect();
     wanted.sort();
     wanted.dedup();
     let mut taps: Values = Values::new();
@@ -135,9 +165,13 @@ fn tapped(model: &Model, view: &GraphView<'_>, targets: &[Target], reads: &[Stri
     wanted.retain(|v| {
         if let Some(array) = batch.inputs.get(v) {
             taps.insert(v.clone(), array.clone());
-        } else if let Some(values) = constant(v).filter(|_| view.is_output(v) || view.producer(v).is_none()) {
+        } else if let Some(values) =
+            constant(v).filter(|_| view.is_output(v) || view.producer(v).is_none())
+        {
             let ints = crate::tensor::to_i64(values.tensor());
-            if let Some(array) = ints.and_then(|i| ArrayD::from_shape_vec(values.shape().to_vec(), i).ok()) {
+            if let Some(array) =
+                ints.and_then(|i| ArrayD::from_shape_vec(values.shape().to_vec(), i).ok())
+            {
                 taps.insert(v.clone(), NpyArray::I64(array));
             }
         }
@@ -145,17 +179,34 @@ fn tapped(model: &Model, view: &GraphView<'_>, targets: &[Target], reads: &[Stri
     });
     let graph = GraphProto {
         input: retyped(view, batch),
-        output: wanted.iter().map(|v| ValueInfoProto { name: Some(v.clone()), ..Default::default() }).collect(),
+        output: wanted
+            .iter()
+            .map(|v| ValueInfoProto {
+                name: Some(v.clone()),
+                ..Default::default()
+            })
+            .collect(),
         ..view.graph().clone()
     };
     let engine = Engine::load(&with_graph(model, graph)?)?;
-    let inputs: Vec<NpyArray> = engine.inputs().iter().filter_map(|i| batch.inputs.get(&i.name)).cloned().collect();
+    let inputs: Vec<NpyArray> = engine
+        .inputs()
+        .iter()
+        .filter_map(|i| batch.inputs.get(&i.name))
+        .cloned()
+        .collect();
     taps.extend(wanted.into_iter().zip(engine.run(&inputs)?));
     Ok(taps)
 }
 
 /// The original with an input added to the result of every weight.
-fn noisy(model: &Model, view: &GraphView<'_>, targets: &[Target], batch: &Batch, noise: &Values) -> Result<Engine> {
+fn noisy(
+    model: &Model,
+    view: &GraphView<'_>,
+    targets: &[Target],
+    batch: &Batch,
+    noise: &Values,
+) -> Result<Engine> {
     let mut graph = view.graph().clone();
     let mut adds = Vec::new();
     for (t, target) in targets.iter().enumerate() {
@@ -163,7 +214,13 @@ fn noisy(model: &Model, view: &GraphView<'_>, targets: &[Target], batch: &Batch,
         let result = result_of(view, target);
         let still = format!("tnq/still/{t}");
         graph.node[n].output[0].clone_from(&still);
-        let add = proto::node("Add", &format!("tnq/add/{t}"), &[&still, &noise_name(t)], &result, Vec::new());
+        let add = proto::node(
+            "Add",
+            &format!("tnq/add/{t}"),
+            &[&still, &noise_name(t)],
+            &result,
+            Vec::new(),
+        );
         adds.push((n, add));
     }
     adds.sort_by_key(|(n, _)| std::cmp::Reverse(*n));
@@ -171,17 +228,32 @@ fn noisy(model: &Model, view: &GraphView<'_>, targets: &[Target], batch: &Batch,
         graph.node.insert(n + 1, add);
     }
     graph.input = retyped(view, batch);
-    graph.input.extend(noise.iter().map(|(name, array)| typed(name, array)));
+    graph
+        .input
+        .extend(noise.iter().map(|(name, array)| typed(name, array)));
     Engine::load(&with_graph(model, graph)?)
 }
 
 /// The graph's inputs with the shapes of a batch.
 fn retyped(view: &GraphView<'_>, batch: &Batch) -> Vec<ValueInfoProto> {
     let inputs = view.graph().input.iter();
-    inputs.map(|i| batch.inputs.get(i.name()).map_or_else(|| i.clone(), |a| typed(i.name(), a))).collect()
+    inputs
+        .map(|i| {
+            batch
+                .inputs
+                .get(i.name())
+                .map_or_else(|| i.clone(), |a| typed(i.name(), a))
+        })
+        .collect()
 }
 
 fn with_graph(model: &Model, graph: GraphProto) -> Result<Model> {
-    let graph = GraphProto { value_info: Vec::new(), ..graph };
-    Model::from_proto(proto::ModelProto { graph: Some(graph), ..model.proto().clone() })
+    let graph = GraphProto {
+        value_info: Vec::new(),
+        ..graph
+    };
+    Model::from_proto(proto::ModelProto {
+        graph: Some(graph),
+        ..model.proto().clone()
+    })
 }

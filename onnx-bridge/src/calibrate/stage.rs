@@ -7,8 +7,14 @@ use crate::proto::is_standard_domain;
 use crate::view::{GraphView, Use};
 
 /// Operators whose results differ from run to run.
-const RANDOM: [&str; 6] =
-    ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"];
+const RANDOM: [&str; 6] = [
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+];
 
 /// A cut graph. Stage `s` holds the weights that follow after `s` others on the longest way from an input; segment `s`
 /// the nodes that run before them: those of depth `s`, and the operators of the weights of stage `s - 1`.
@@ -37,18 +43,30 @@ impl Stages {
         let mut node_depth = vec![0; graph.node.len()];
         for (n, node) in graph.node.iter().enumerate() {
             let known = |v: &String| {
-                view.initializer(v).is_some() && !view.is_overridable(v) || view.producer(v).is_some_and(|p| statics[p])
+                view.initializer(v).is_some() && !view.is_overridable(v)
+                    || view.producer(v).is_some_and(|p| statics[p])
             };
             statics[n] = !owner.contains_key(&n)
                 && inputs[n].iter().all(known)
                 && !(RANDOM.contains(&node.op_type()) && is_standard_domain(node.domain()));
-            node_depth[n] = inputs[n].iter().filter_map(|v| depths.get(v.as_str())).copied().max().unwrap_or(0);
+            node_depth[n] = inputs[n]
+                .iter()
+                .filter_map(|v| depths.get(v.as_str()))
+                .copied()
+                .max()
+                .unwrap_or(0);
             let after = node_depth[n] + usize::from(owner.contains_key(&n));
             for output in &node.output {
                 depths.insert(output, after);
             }
         }
-        let count = node_depth.iter().zip(0..).filter(|(_, n)| owner.contains_key(n)).map(|(d, _)| d + 1).max().unwrap_or(0);
+        let count = node_depth
+            .iter()
+            .zip(0..)
+            .filter(|(_, n)| owner.contains_key(n))
+            .map(|(d, _)| d + 1)
+            .max()
+            .unwrap_or(0);
         let mut stages = vec![BTreeSet::new(); count];
         // A weight with several uses is solved at the first of them.
         for (t, target) in targets.iter().enumerate() {
@@ -75,7 +93,10 @@ impl Stages {
             last_use.insert(o.name().to_string(), usize::MAX);
         });
         let mut cut = Self {
-            stages: stages.into_iter().map(|s| s.into_iter().collect()).collect(),
+            stages: stages
+                .into_iter()
+                .map(|s| s.into_iter().collect())
+                .collect(),
             segments,
             statics,
             inputs,
@@ -127,19 +148,30 @@ impl Stages {
         node_depth: &[usize],
         depths: &HashMap<&str, usize>,
     ) -> Option<String> {
-        let TargetKind::Dense(layers) = target.kind() else { return None };
-        let [layer] = layers.as_slice() else { return None };
+        let TargetKind::Dense(layers) = target.kind() else {
+            return None;
+        };
+        let [layer] = layers.as_slice() else {
+            return None;
+        };
         let result = match layer.bias().and_then(|b| b.add_node()) {
             Some(add) => view.node(add).output.first()?.as_str(),
             None => layer.output(),
         };
-        let &[Use { node, input }] = view.consumers(result) else { return None };
+        let &[Use { node, input }] = view.consumers(result) else {
+            return None;
+        };
         let add = view.node(node);
-        if add.op_type() != "Add" || !is_standard_domain(add.domain()) || input > 1 || view.is_output(result) {
+        if add.op_type() != "Add"
+            || !is_standard_domain(add.domain())
+            || input > 1
+            || view.is_output(result)
+        {
             return None;
         }
         let other = add.input.get(1 - input)?;
-        let computed = view.producer(other).is_none_or(|p| !self.statics[p]) && view.initializer(other).is_none();
+        let computed = view.producer(other).is_none_or(|p| !self.statics[p])
+            && view.initializer(other).is_none();
         let early = depths.get(other.as_str()).copied().unwrap_or(0) <= node_depth[layer.node()];
         (computed && early).then(|| other.clone())
     }
@@ -153,10 +185,22 @@ fn node_inputs(view: &GraphView<'_>) -> Vec<Vec<String>> {
         .iter()
         .map(|n| n.input.iter().filter(|i| !i.is_empty()).cloned().collect())
         .collect();
-    let made = graph.node.iter().flat_map(|n| &n.output).map(String::as_str);
-    let given = graph.input.iter().map(|i| i.name()).chain(graph.initializer.iter().map(|t| t.name()));
+    let made = graph
+        .node
+        .iter()
+        .flat_map(|n| &n.output)
+        .map(String::as_str);
+    let given = graph
+        .input
+        .iter()
+        .map(|i| i.name())
+        .chain(graph.initializer.iter().map(|t| t.name()));
     for value in made.chain(given) {
-        for at in view.consumers(value).iter().filter(|u| u.input == Use::CAPTURED) {
+        for at in view
+            .consumers(value)
+            .iter()
+            .filter(|u| u.input == Use::CAPTURED)
+        {
             if !inputs[at.node].iter().any(|v| v == value) {
                 inputs[at.node].push(value.to_string());
             }

@@ -35,7 +35,10 @@ impl Target {
     /// Every weight of a graph: a target, or the reason why it is none.
     pub fn all(view: &GraphView<'_>) -> Vec<(String, Result<Self, SkipReason>)> {
         let weights = Weight::all(view);
-        weights.iter().map(|w| (w.name().to_string(), Self::of(view, w))).collect()
+        weights
+            .iter()
+            .map(|w| (w.name().to_string(), Self::of(view, w)))
+            .collect()
     }
 
     fn of(view: &GraphView<'_>, weight: &Weight<'_>) -> Result<Self, SkipReason> {
@@ -55,12 +58,22 @@ impl Target {
                         && [l.outputs(), l.inputs()] == [first.outputs(), first.inputs()]
                 });
                 if !one_value {
-                    let nodes = layers.iter().map(|l| crate::error::node_place(view.node(l.node()))).collect();
+                    let nodes = layers
+                        .iter()
+                        .map(|l| crate::error::node_place(view.node(l.node())))
+                        .collect();
                     let problem = "expected uses of one and the same matrix".to_string();
-                    return Err(SkipReason::Shared { nodes, because: Box::new(SkipReason::Misfit { problem }) });
+                    return Err(SkipReason::Shared {
+                        nodes,
+                        because: Box::new(SkipReason::Misfit { problem }),
+                    });
                 }
                 first.matrix(view)?;
-                make(first.weight_value(), [first.outputs(), first.inputs()], TargetKind::Dense(layers.to_vec()))
+                make(
+                    first.weight_value(),
+                    [first.outputs(), first.inputs()],
+                    TargetKind::Dense(layers.to_vec()),
+                )
             }
             Err(reason) => match table(view, weight) {
                 Some((shape, nodes)) => make(weight.name(), shape, TargetKind::Table(nodes)),
@@ -68,7 +81,10 @@ impl Target {
             },
         };
         if target.shape[0] * target.shape[1] < LEAST_ELEMENTS {
-            return Err(SkipReason::NoGain { bytes: target.bytes, best: target.bytes });
+            return Err(SkipReason::NoGain {
+                bytes: target.bytes,
+                best: target.bytes,
+            });
         }
         Ok(target)
     }
@@ -100,7 +116,9 @@ impl Target {
 
     /// The operator that uses it.
     pub fn op(&self, view: &GraphView<'_>) -> String {
-        self.nodes().first().map_or_else(String::new, |&n| view.node(n).op_type().to_string())
+        self.nodes()
+            .first()
+            .map_or_else(String::new, |&n| view.node(n).op_type().to_string())
     }
 
     /// The nodes that use it.
@@ -120,9 +138,13 @@ impl Target {
             TargetKind::Dense(layers) => layers.first().ok_or(SkipReason::Unused)?.matrix(view)?,
             TargetKind::Table(_) => Constant::find(view, &self.value)
                 .and_then(|c| c.to_f32())
-                .ok_or_else(|| SkipReason::ElementType { found: "a type that is not floating point".into() })?,
+                .ok_or_else(|| SkipReason::ElementType {
+                    found: "a type that is not floating point".into(),
+                })?,
         };
-        let problem = |e: ndarray::ShapeError| SkipReason::Misfit { problem: e.to_string() };
+        let problem = |e: ndarray::ShapeError| SkipReason::Misfit {
+            problem: e.to_string(),
+        };
         Array2::from_shape_vec(self.shape, data).map_err(problem)
     }
 
@@ -138,7 +160,9 @@ impl Target {
 
 /// The shape and the nodes of a weight that every use looks up rows in.
 fn table(view: &GraphView<'_>, weight: &Weight<'_>) -> Option<([usize; 2], Vec<usize>)> {
-    let &[rows, cols] = weight.shape() else { return None };
+    let &[rows, cols] = weight.shape() else {
+        return None;
+    };
     let initializer = view.initializer(weight.name())?;
     let direct = initializer.data_type() == DataType::Float as i32
         && !view.is_overridable(weight.name())
@@ -147,12 +171,17 @@ fn table(view: &GraphView<'_>, weight: &Weight<'_>) -> Option<([usize; 2], Vec<u
     let looks_up = |at: &Use| {
         at.input == 0 && {
             let node = view.node(at.node);
-            node.op_type() == "Gather" && is_standard_domain(node.domain()) && int_or(node, "axis", 0) == 0
+            node.op_type() == "Gather"
+                && is_standard_domain(node.domain())
+                && int_or(node, "axis", 0) == 0
         }
     };
     if !direct || weight.uses().is_empty() || !weight.uses().iter().all(looks_up) {
         return None;
     }
     let values = Constant::find(view, weight.name())?.to_f32()?;
-    values.iter().all(|v| v.is_finite()).then(|| ([rows, cols], weight.uses().iter().map(|u| u.node).collect()))
+    values
+        .iter()
+        .all(|v| v.is_finite())
+        .then(|| ([rows, cols], weight.uses().iter().map(|u| u.node).collect()))
 }

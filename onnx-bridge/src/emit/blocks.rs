@@ -59,18 +59,26 @@ impl<'a> Laid<'a> {
 /// Refuses what has no operators here.
 pub(super) fn check(e: &Emitter, matrix: &BlockMatrix) -> Result<(), SkipReason> {
     if e.opset < OLDEST_OPSET {
-        return Err(SkipReason::Opset { needed: OLDEST_OPSET, found: e.opset });
+        return Err(SkipReason::Opset {
+            needed: OLDEST_OPSET,
+            found: e.opset,
+        });
     }
     let (block, cols) = (matrix.format().block, matrix.shape()[1]);
     if cols % block != 0 {
-        let problem = format!("expected blocks that divide {cols} columns, found blocks of {block}");
+        let problem =
+            format!("expected blocks that divide {cols} columns, found blocks of {block}");
         return Err(SkipReason::Misfit { problem });
     }
     Ok(())
 }
 
 /// Stores `W [M, K]` as the operand `[K, M]` of `x @ Wᵀ`.
-pub(crate) fn place_dense(e: &mut Emitter, name: &str, matrix: &BlockMatrix) -> Result<Placed, SkipReason> {
+pub(crate) fn place_dense(
+    e: &mut Emitter,
+    name: &str,
+    matrix: &BlockMatrix,
+) -> Result<Placed, SkipReason> {
     Ok(Placed::Product(vec![columns(e, name, matrix)?]))
 }
 
@@ -81,7 +89,10 @@ pub(crate) fn place_low_rank(
     left: &BlockMatrix,
     right: &BlockMatrix,
 ) -> Result<Placed, SkipReason> {
-    Ok(Placed::Product(vec![columns(e, &format!("{name}/r"), right)?, columns(e, &format!("{name}/l"), left)?]))
+    Ok(Placed::Product(vec![
+        columns(e, &format!("{name}/r"), right)?,
+        columns(e, &format!("{name}/l"), left)?,
+    ]))
 }
 
 /// Stores `Q + L R` as one operand, which engines compute when they load.
@@ -93,12 +104,21 @@ pub(crate) fn place_corrected(
 ) -> Result<Placed, SkipReason> {
     let mut single = |name: &str, matrix: &BlockMatrix| {
         let too_large = || SkipReason::Misfit {
-            problem: format!("expected at most {FOLDED_ELEMENTS} elements, found {:?}", matrix.shape()),
+            problem: format!(
+                "expected at most {FOLDED_ELEMENTS} elements, found {:?}",
+                matrix.shape()
+            ),
         };
-        columns(e, name, matrix)?.single().map(str::to_string).ok_or_else(too_large)
+        columns(e, name, matrix)?
+            .single()
+            .map(str::to_string)
+            .ok_or_else(too_large)
     };
     let base = single(name, base)?;
-    let [right, left] = [single(&format!("{name}/r"), right)?, single(&format!("{name}/l"), left)?];
+    let [right, left] = [
+        single(&format!("{name}/r"), right)?,
+        single(&format!("{name}/l"), left)?,
+    ];
     let train = e.node("MatMul", &format!("{name}/t"), &[&right, &left], Vec::new());
     let sum = e.node("Add", &format!("{name}/s"), &[&base, &train], Vec::new());
     Ok(Placed::Product(vec![Columns::whole(sum)]))
@@ -120,7 +140,11 @@ fn columns(e: &mut Emitter, name: &str, matrix: &BlockMatrix) -> Result<Columns,
 }
 
 /// Stores a matrix and makes it, as it stands.
-pub(super) fn straight(e: &mut Emitter, name: &str, matrix: &BlockMatrix) -> Result<String, SkipReason> {
+pub(super) fn straight(
+    e: &mut Emitter,
+    name: &str,
+    matrix: &BlockMatrix,
+) -> Result<String, SkipReason> {
     check(e, matrix)?;
     Ok(value(e, name, &Laid::straight(matrix)))
 }
@@ -129,7 +153,11 @@ fn value(e: &mut Emitter, name: &str, laid: &Laid<'_>) -> String {
     let levels = laid.matrix.format().levels;
     let count = laid.codes.len();
     let (word, places) = levels.packing();
-    let dims: Vec<usize> = if places == 1 { laid.grid.iter().map(|&n| n as usize).collect() } else { vec![1, levels.words(count)] };
+    let dims: Vec<usize> = if places == 1 {
+        laid.grid.iter().map(|&n| n as usize).collect()
+    } else {
+        vec![1, levels.words(count)]
+    };
     let packed = levels.pack(&laid.codes);
     let stored = e.initializer(name, |n| raw_tensor(n, element(word), &dims, packed));
     let mut codes = digits(e, name, &stored, levels);
@@ -140,7 +168,9 @@ fn value(e: &mut Emitter, name: &str, laid: &Laid<'_>) -> String {
         }
         codes = e.reshape(&format!("{name}/g"), &codes, &laid.grid);
     }
-    let steps = e.initializer(&format!("{name}/p"), |n| raw_tensor(n, DataType::Uint8, &laid.scales, laid.steps.clone()));
+    let steps = e.initializer(&format!("{name}/p"), |n| {
+        raw_tensor(n, DataType::Uint8, &laid.scales, laid.steps.clone())
+    });
     let scaled = scale(e, name, &codes, &steps, laid.matrix);
     e.reshape(&format!("{name}/w"), &scaled, &laid.shape)
 }
@@ -156,22 +186,47 @@ pub(super) fn digits(e: &mut Emitter, name: &str, words: &str, levels: Levels) -
     let half = e.scalar(0.5);
     let shifted = e.node("Add", &format!("{name}/h"), &[&wide, &half], Vec::new());
     let powers: Vec<f32> = (0..places).map(|d| radix.powi(-(d as i32))).collect();
-    let powers = e.shared(&format!("radix{}", levels.count()), |n| tensor::from_f32(n, &[places, 1], &powers));
-    let quotients = e.node("Mul", &format!("{name}/q"), &[&shifted, &powers], Vec::new());
+    let powers = e.shared(&format!("radix{}", levels.count()), |n| {
+        tensor::from_f32(n, &[places, 1], &powers)
+    });
+    let quotients = e.node(
+        "Mul",
+        &format!("{name}/q"),
+        &[&shifted, &powers],
+        Vec::new(),
+    );
     let whole = e.node("Floor", &format!("{name}/i"), &[&quotients], Vec::new());
     let radix = e.scalar(radix);
-    e.node("Mod", &format!("{name}/d"), &[&whole, &radix], vec![proto::int_attribute("fmod", 1)])
+    e.node(
+        "Mod",
+        &format!("{name}/d"),
+        &[&whole, &radix],
+        vec![proto::int_attribute("fmod", 1)],
+    )
 }
 
 /// `(codes - zero) * (steps * unit)^2`.
-pub(super) fn scale(e: &mut Emitter, name: &str, codes: &str, steps: &str, matrix: &BlockMatrix) -> String {
+pub(super) fn scale(
+    e: &mut Emitter,
+    name: &str,
+    codes: &str,
+    steps: &str,
+    matrix: &BlockMatrix,
+) -> String {
     let zero = e.scalar(matrix.format().levels.zero());
     let centred = e.node("Sub", &format!("{name}/z"), &[codes, &zero], Vec::new());
     let wide = e.cast_to_f32(&format!("{name}/pu"), steps);
-    let unit = e.initializer(&format!("{name}/o"), |n| tensor::from_f32(n, &[], &[matrix.unit()]));
+    let unit = e.initializer(&format!("{name}/o"), |n| {
+        tensor::from_f32(n, &[], &[matrix.unit()])
+    });
     let root = e.node("Mul", &format!("{name}/po"), &[&wide, &unit], Vec::new());
     let scales = e.node("Mul", &format!("{name}/ps"), &[&root, &root], Vec::new());
-    e.node("Mul", &format!("{name}/v"), &[&centred, &scales], Vec::new())
+    e.node(
+        "Mul",
+        &format!("{name}/v"),
+        &[&centred, &scales],
+        Vec::new(),
+    )
 }
 
 pub(super) fn element(word: Word) -> DataType {

@@ -29,27 +29,59 @@ pub(crate) fn place_table(
     let format = left.format();
     let (word, _) = format.levels.packing();
     let words = format.levels.words(cols);
-    let packed: Vec<u8> = left.codes().chunks(cols.max(1)).flat_map(|row| format.levels.pack(row)).collect();
-    let stored = e.initializer(name, |n| raw_tensor(n, blocks::element(word), &[rows, 1, words], packed));
+    let packed: Vec<u8> = left
+        .codes()
+        .chunks(cols.max(1))
+        .flat_map(|row| format.levels.pack(row))
+        .collect();
+    let stored = e.initializer(name, |n| {
+        raw_tensor(n, blocks::element(word), &[rows, 1, words], packed)
+    });
     let steps = [rows, format.blocks(cols), 1];
-    let steps = e.initializer(&format!("{name}/p"), |n| raw_tensor(n, proto::DataType::Uint8, &steps, left.steps().to_vec()));
+    let steps = e.initializer(&format!("{name}/p"), |n| {
+        raw_tensor(n, proto::DataType::Uint8, &steps, left.steps().to_vec())
+    });
     let right = match right {
-        Some(right) => Some((blocks::straight(e, &format!("{name}/r"), right)?, right.shape()[1])),
+        Some(right) => Some((
+            blocks::straight(e, &format!("{name}/r"), right)?,
+            right.shape()[1],
+        )),
         None => None,
     };
     // The codes themselves are stored by now; what is needed further is how they are stored.
-    Ok(PlacedTable { words: stored, steps, matrix: left.row_range(0, 0), right })
+    Ok(PlacedTable {
+        words: stored,
+        steps,
+        matrix: left.row_range(0, 0),
+        right,
+    })
 }
 
 /// Emits what takes the place of one Gather of rows; the last node makes the Gather's own output.
-pub(crate) fn emit_lookup(e: &mut Emitter, view: &GraphView<'_>, node: usize, prefix: &str, table: &PlacedTable) {
+pub(crate) fn emit_lookup(
+    e: &mut Emitter,
+    view: &GraphView<'_>,
+    node: usize,
+    prefix: &str,
+    table: &PlacedTable,
+) {
     let gather = view.node(node);
     let (indices, output) = (&gather.input[1], gather.output[0].clone());
     let cols = table.matrix.shape()[1];
     let format = table.matrix.format();
     let flat = e.reshape(&format!("{prefix}/x"), indices, &[-1]);
-    let words = e.node("Gather", &format!("{prefix}/a"), &[&table.words, &flat], Vec::new());
-    let steps = e.node("Gather", &format!("{prefix}/b"), &[&table.steps, &flat], Vec::new());
+    let words = e.node(
+        "Gather",
+        &format!("{prefix}/a"),
+        &[&table.words, &flat],
+        Vec::new(),
+    );
+    let steps = e.node(
+        "Gather",
+        &format!("{prefix}/b"),
+        &[&table.steps, &flat],
+        Vec::new(),
+    );
     let mut codes = blocks::digits(e, prefix, &words, format.levels);
     let (_, places) = format.levels.packing();
     let unpacked = places * format.levels.words(cols);
@@ -63,13 +95,23 @@ pub(crate) fn emit_lookup(e: &mut Emitter, view: &GraphView<'_>, node: usize, pr
     let mut width = cols;
     if let Some((right, outer)) = &table.right {
         let left = e.reshape(&format!("{prefix}/l"), &rows, &[-1, cols as i64]);
-        rows = e.node("MatMul", &format!("{prefix}/m"), &[&left, right], Vec::new());
+        rows = e.node(
+            "MatMul",
+            &format!("{prefix}/m"),
+            &[&left, right],
+            Vec::new(),
+        );
         width = *outer;
     }
     let leading = e.node("Shape", &format!("{prefix}/s"), &[indices], Vec::new());
     let last = e.shape(&[width as i64]);
     let shape = e.concat(&format!("{prefix}/t"), &[leading, last], 0);
-    e.node("Reshape", &format!("{prefix}/y"), &[&rows, &shape], Vec::new());
+    e.node(
+        "Reshape",
+        &format!("{prefix}/y"),
+        &[&rows, &shape],
+        Vec::new(),
+    );
     if let Some(made) = e.nodes.last_mut() {
         made.output = vec![output];
     }

@@ -31,7 +31,12 @@ pub(crate) fn apply(
     let mut patch = GraphPatch::new();
     let mut emitter = match Emitter::new(crate::rewrite::names(view), model.opset()) {
         Ok(emitter) => emitter,
-        Err(reason) => return Ok((model.clone(), targets.iter().map(|_| Some(reason.clone())).collect())),
+        Err(reason) => {
+            return Ok((
+                model.clone(),
+                targets.iter().map(|_| Some(reason.clone())).collect(),
+            ));
+        }
     };
     let mut reasons = Vec::with_capacity(targets.len());
     for (target, solved) in targets.iter().zip(solved) {
@@ -42,8 +47,15 @@ pub(crate) fn apply(
         }
         reasons.push(written.err());
     }
-    emitter.initializers.into_iter().for_each(|t| patch.add_initializer(t));
-    let rewritten = if patch.is_empty() { model.clone() } else { patch.apply(model)? };
+    emitter
+        .initializers
+        .into_iter()
+        .for_each(|t| patch.add_initializer(t));
+    let rewritten = if patch.is_empty() {
+        model.clone()
+    } else {
+        patch.apply(model)?
+    };
     Ok((rewritten, reasons))
 }
 
@@ -62,7 +74,9 @@ fn write(
                 Form::Keep => return Ok(()),
                 Form::Dense(matrix) => blocks::place_dense(e, &name, matrix)?,
                 Form::LowRank { left, right } => blocks::place_low_rank(e, &name, left, right)?,
-                Form::Corrected { base, left, right } => blocks::place_corrected(e, &name, base, [left, right])?,
+                Form::Corrected { base, left, right } => {
+                    blocks::place_corrected(e, &name, base, [left, right])?
+                }
             };
             let first = layers.iter().map(|l| l.node()).min().unwrap_or(0);
             let mut removed: HashSet<usize> = HashSet::new();
@@ -84,9 +98,12 @@ fn write(
             let placed = match &solved.form {
                 Form::Keep => return Ok(()),
                 Form::Dense(matrix) => embedding::place_table(e, &name, matrix, None)?,
-                Form::LowRank { left, right } => embedding::place_table(e, &name, left, Some(right))?,
+                Form::LowRank { left, right } => {
+                    embedding::place_table(e, &name, left, Some(right))?
+                }
                 Form::Corrected { .. } => {
-                    let problem = "expected a matrix on few levels or of low rank for a table".to_string();
+                    let problem =
+                        "expected a matrix on few levels or of low rank for a table".to_string();
                     return Err(SkipReason::Misfit { problem });
                 }
             };
@@ -107,8 +124,12 @@ fn write(
 /// The initializer that holds the bias of a weight's only layer, where nothing else reads it: what a correction of the
 /// mean can be taken up by.
 pub(crate) fn bias_name(view: &GraphView<'_>, target: &Target) -> Option<String> {
-    let TargetKind::Dense(layers) = target.kind() else { return None };
-    let [layer] = layers.as_slice() else { return None };
+    let TargetKind::Dense(layers) = target.kind() else {
+        return None;
+    };
+    let [layer] = layers.as_slice() else {
+        return None;
+    };
     let bias = layer.bias()?;
     let stored = view.initializer(bias.value())?;
     let plain = bias.beta() == 1.0

@@ -63,11 +63,16 @@ pub fn quantize(
     let importance: Vec<f32> = metric.moment().diag().to_vec();
     let row_scales = |row: ArrayView1<'_, f32>| -> Vec<f32> {
         let values = row.to_vec();
-        let blocks = values.chunks(format.block).zip(importance.chunks(format.block));
+        let blocks = values
+            .chunks(format.block)
+            .zip(importance.chunks(format.block));
         blocks.map(|(v, d)| best_scale(v, d, zero, top)).collect()
     };
     let rows: Vec<usize> = (0..m).collect();
-    let scales: Vec<f32> = rows.par_iter().flat_map_iter(|&i| row_scales(weight.row(i))).collect();
+    let scales: Vec<f32> = rows
+        .par_iter()
+        .flat_map_iter(|&i| row_scales(weight.row(i)))
+        .collect();
     let unit = scales.iter().copied().fold(0.0, f32::max).sqrt() / 255.0;
     let steps: Vec<u8> = scales.iter().map(|&s| step_of(s, unit)).collect();
     let steps = Array2::from_shape_vec((m, format.blocks(k)), steps).map_err(|e| e.to_string())?;
@@ -77,7 +82,14 @@ pub fn quantize(
             let range = chunk[0]..chunk[0] + chunk.len();
             let weight = weight.slice(s![range.clone(), ..]);
             let steps = steps.slice(s![range, ..]).to_owned();
-            let mut state = Rounding { format, top, zero, codes: Array2::zeros(weight.dim()), steps, unit };
+            let mut state = Rounding {
+                format,
+                top,
+                zero,
+                codes: Array2::zeros(weight.dim()),
+                steps,
+                unit,
+            };
             match effort {
                 Effort::Nearest => state.nearest(weight),
                 Effort::Feedback => state.feed_back(weight, metric),

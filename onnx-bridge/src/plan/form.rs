@@ -68,7 +68,13 @@ impl Candidate {
         let [m, k] = target.shape();
         let table = matches!(target.kind(), TargetKind::Table(_));
         let matrix = |format: &BlockFormat, m, k| format.fitted(k).matrix_bytes(m, k);
-        let whole = |format: &BlockFormat, m, k| if table { format.fitted(k).table_bytes(m, k) } else { matrix(format, m, k) };
+        let whole = |format: &BlockFormat, m, k| {
+            if table {
+                format.fitted(k).table_bytes(m, k)
+            } else {
+                matrix(format, m, k)
+            }
+        };
         match self {
             Self::Keep => target.bytes(),
             Self::Dense { format } => whole(format, m, k),
@@ -120,7 +126,8 @@ pub enum Form {
 
 /// A block matrix as an array.
 pub(crate) fn dense(matrix: &BlockMatrix) -> Array2<f32> {
-    Array2::from_shape_vec(matrix.shape(), matrix.dequantize()).expect("a block matrix has as many values as its shape")
+    Array2::from_shape_vec(matrix.shape(), matrix.dequantize())
+        .expect("a block matrix has as many values as its shape")
 }
 
 impl Form {
@@ -151,8 +158,15 @@ impl Form {
         Some(match candidate {
             Candidate::Keep => Self::Keep,
             Candidate::Dense { .. } => Self::Dense(next()?),
-            Candidate::LowRank { .. } => Self::LowRank { left: next()?, right: next()? },
-            Candidate::Corrected { .. } => Self::Corrected { base: next()?, left: next()?, right: next()? },
+            Candidate::LowRank { .. } => Self::LowRank {
+                left: next()?,
+                right: next()?,
+            },
+            Candidate::Corrected { .. } => Self::Corrected {
+                base: next()?,
+                left: next()?,
+                right: next()?,
+            },
         })
     }
 }

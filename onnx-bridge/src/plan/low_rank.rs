@@ -33,17 +33,25 @@ impl Directions {
         if m <= k {
             let gram = product(t.view(), t.t())?.mapv(f64::from);
             let (_, vectors) = linalg::eigh(gram.view()).map_err(|e| e.to_string())?;
-            return Ok(Self { left: vectors.mapv(|v| v as f32) });
+            return Ok(Self {
+                left: vectors.mapv(|v| v as f32),
+            });
         }
         let gram = product(t.t(), t.view())?.mapv(f64::from);
         let (values, vectors) = linalg::eigh(gram.view()).map_err(|e| e.to_string())?;
         let mut right = vectors.mapv(|v| v as f32);
         let largest = values.iter().copied().fold(0.0, f64::max);
         for (value, mut column) in values.iter().zip(right.columns_mut()) {
-            let norm = if *value > 1e-10 * largest { 1.0 / value.sqrt() } else { 0.0 };
+            let norm = if *value > 1e-10 * largest {
+                1.0 / value.sqrt()
+            } else {
+                0.0
+            };
             column.mapv_inplace(|v| v * norm as f32);
         }
-        Ok(Self { left: product(t.view(), right.view())? })
+        Ok(Self {
+            left: product(t.view(), right.view())?,
+        })
     }
 
     /// The factors `L [M, r]`, `R [r, K]`, rounded: `R` in the norm, then `L` solved anew against the rounded `R` and
@@ -65,10 +73,18 @@ impl Directions {
         let inner = product(weighted.view(), rounded.t())?.mapv(f64::from);
         let mut damped = inner.clone();
         let mean = inner.diag().iter().sum::<f64>() / rank as f64;
-        damped.diag_mut().iter_mut().for_each(|d| *d += 1e-6 * mean + f64::MIN_POSITIVE);
+        damped
+            .diag_mut()
+            .iter_mut()
+            .for_each(|d| *d += 1e-6 * mean + f64::MIN_POSITIVE);
         let against = product(weight, weighted.t())?.mapv(f64::from);
         let left = solve_right(damped.view(), &against).mapv(|v| v as f32);
-        let left = quantize(left.view(), &Metric::new(inner.view(), 1e-4)?, format, effort)?;
+        let left = quantize(
+            left.view(),
+            &Metric::new(inner.view(), 1e-4)?,
+            format,
+            effort,
+        )?;
         Ok([left, right])
     }
 }

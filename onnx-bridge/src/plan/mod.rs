@@ -1,17 +1,15 @@
 //! Choosing what every weight becomes, from data and globally.
 
 mod allocate;
-mod curve;
-mod feedback;
-mod metric;
-mod spd;
-mod store;
 #[cfg(feature = "tract")]
 mod apply;
+mod curve;
+mod feedback;
 #[cfg(feature = "tract")]
 mod form;
 #[cfg(feature = "tract")]
 mod low_rank;
+mod metric;
 #[cfg(feature = "tract")]
 mod record;
 #[cfg(feature = "tract")]
@@ -20,6 +18,8 @@ mod sequence;
 mod session;
 #[cfg(feature = "tract")]
 mod solve;
+mod spd;
+mod store;
 
 pub use allocate::{Allocation, Limits, Outcome, allocate};
 pub use curve::{Curve, Point};

@@ -61,7 +61,12 @@ impl<'c> Runner<'c> {
     fn new(context: &'c Context<'c>, both: Networks) -> Self {
         let start: Vec<Values> = context.batches.iter().map(|b| b.inputs.clone()).collect();
         let compressed = (both == Networks::Both).then(|| start.clone());
-        Self { context, original: start, compressed, overrides: Overrides::new() }
+        Self {
+            context,
+            original: start,
+            compressed,
+            overrides: Overrides::new(),
+        }
     }
 
     fn advance(&mut self, s: usize) -> Result<()> {
@@ -70,7 +75,9 @@ impl<'c> Runner<'c> {
         let go = |values: &mut Values, overrides: &Overrides| {
             segment::run(c.model, c.view, &c.stages, s, overrides, values)
         };
-        self.original.par_iter_mut().try_for_each(|v| go(v, &none))?;
+        self.original
+            .par_iter_mut()
+            .try_for_each(|v| go(v, &none))?;
         let overrides = &self.overrides;
         match &mut self.compressed {
             Some(compressed) => compressed.par_iter_mut().try_for_each(|v| go(v, overrides)),
@@ -83,7 +90,10 @@ impl<'c> Runner<'c> {
         let c = self.context;
         let target = &c.targets[t];
         let TargetKind::Dense(layers) = target.kind() else {
-            return Ok(Seen { moments: Moments::new(0), drift: None });
+            return Ok(Seen {
+                moments: Moments::new(0),
+                drift: None,
+            });
         };
         let [m, k] = target.shape();
         let mut moments = Moments::new(k);
@@ -103,7 +113,11 @@ impl<'c> Runner<'c> {
                     Ok(batch.rows(&if turned { value.reversed_axes() } else { value }))
                 };
                 let x = rows(original, layer.input())?;
-                let y = if self.compressed.is_some() { rows(compressed, layer.input())? } else { x.clone() };
+                let y = if self.compressed.is_some() {
+                    rows(compressed, layer.input())?
+                } else {
+                    x.clone()
+                };
                 moments.add(x.view(), y.view());
                 if let (Some(drift), Some(name)) = (&mut drift, residual) {
                     let difference = rows(original, name)? - rows(compressed, name)?;
@@ -124,7 +138,10 @@ enum Networks {
 }
 
 pub(crate) fn failed(target: &Target, problem: String) -> Error {
-    Error::Plan { weight: target.name().to_string(), problem }
+    Error::Plan {
+        weight: target.name().to_string(),
+        problem,
+    }
 }
 
 /// Calls `visit` with every weight and what the original gives it, stage by stage.
@@ -136,7 +153,11 @@ pub(crate) fn survey(
     let mut runner = Runner::new(context, Networks::Original);
     let stages = context.stages.stages().len();
     for (s, stage) in context.stages.stages().iter().enumerate() {
-        if context.stages.stages()[s..].iter().flatten().all(|&t| done(t)) {
+        if context.stages.stages()[s..]
+            .iter()
+            .flatten()
+            .all(|&t| done(t))
+        {
             break;
         }
         (context.progress)("calibrate", s, stages);
@@ -158,7 +179,9 @@ pub(crate) fn survey(
 
 fn weight(context: &Context<'_>, t: usize) -> Result<Array2<f32>> {
     let target = &context.targets[t];
-    target.matrix(context.view).map_err(|reason| failed(target, reason.to_string()))
+    target
+        .matrix(context.view)
+        .map_err(|reason| failed(target, reason.to_string()))
 }
 
 fn norm(context: &Context<'_>, t: usize, seen: &Seen) -> Result<Metric> {
@@ -173,7 +196,11 @@ fn norm(context: &Context<'_>, t: usize, seen: &Seen) -> Result<Metric> {
 }
 
 fn centre(context: &Context<'_>, t: usize) -> Centre {
-    if bias_name(context.view, &context.targets[t]).is_some() { Centre::Mean } else { Centre::Zero }
+    if bias_name(context.view, &context.targets[t]).is_some() {
+        Centre::Mean
+    } else {
+        Centre::Zero
+    }
 }
 
 /// Solves every weight as chosen. Results that the store has are taken from there.
@@ -187,9 +214,15 @@ pub(crate) fn solve_all(context: &Context<'_>, choices: &[Candidate]) -> Result<
         (context.progress)("solve", done, total);
         let key = |t: usize| {
             let choice = serde_json::to_vec(&choices[t]).unwrap_or_default();
-            upstream.add(context.targets[t].name().as_bytes()).add(&choice).key()
+            upstream
+                .add(context.targets[t].name().as_bytes())
+                .add(&choice)
+                .key()
         };
-        let kept: Vec<Option<Solved>> = stage.iter().map(|&t| recall(context, &choices[t], &key(t))).collect();
+        let kept: Vec<Option<Solved>> = stage
+            .iter()
+            .map(|&t| recall(context, &choices[t], &key(t)))
+            .collect();
         // Past the last stage that has work left, the networks need not run.
         runner.advance(s)?;
         let fresh: Vec<Solved> = stage
@@ -199,14 +232,18 @@ pub(crate) fn solve_all(context: &Context<'_>, choices: &[Candidate]) -> Result<
                 Some(kept) => Ok(kept),
                 None => {
                     let result = job(&runner, t, &choices[t])?;
-                    context.store.put(&key(t), &encode(&result.form, result.bias.as_deref()));
+                    context
+                        .store
+                        .put(&key(t), &encode(&result.form, result.bias.as_deref()));
                     Ok(result)
                 }
             })
             .collect::<Result<_>>()?;
         for (&t, result) in stage.iter().zip(fresh) {
             let choice = serde_json::to_vec(&choices[t]).unwrap_or_default();
-            upstream = upstream.add(context.targets[t].name().as_bytes()).add(&choice);
+            upstream = upstream
+                .add(context.targets[t].name().as_bytes())
+                .add(&choice);
             if s + 1 < last {
                 replace(context, t, &result, &mut runner.overrides);
             }
@@ -215,7 +252,15 @@ pub(crate) fn solve_all(context: &Context<'_>, choices: &[Candidate]) -> Result<
         }
     }
     (context.progress)("solve", total, total);
-    Ok(solved.into_iter().map(|s| s.unwrap_or(Solved { form: Form::Keep, bias: None })).collect())
+    Ok(solved
+        .into_iter()
+        .map(|s| {
+            s.unwrap_or(Solved {
+                form: Form::Keep,
+                bias: None,
+            })
+        })
+        .collect())
 }
 
 fn recall(context: &Context<'_>, choice: &Candidate, key: &str) -> Option<Solved> {
@@ -228,7 +273,10 @@ fn replace(context: &Context<'_>, t: usize, solved: &Solved, overrides: &mut Ove
     let target = &context.targets[t];
     if let Some(matrix) = solved.form.matrix() {
         let (data, shape) = target.operand(&matrix);
-        overrides.insert(target.value().to_string(), tensor::from_f32(target.value(), &shape, &data));
+        overrides.insert(
+            target.value().to_string(),
+            tensor::from_f32(target.value(), &shape, &data),
+        );
     }
     if let (Some(bias), Some(name)) = (&solved.bias, bias_name(context.view, target)) {
         overrides.insert(name.clone(), tensor::from_f32(&name, &[bias.len()], bias));
@@ -240,7 +288,10 @@ fn job(runner: &Runner<'_>, t: usize, choice: &Candidate) -> Result<Solved> {
     let context = runner.context;
     let target = &context.targets[t];
     if *choice == Candidate::Keep {
-        return Ok(Solved { form: Form::Keep, bias: None });
+        return Ok(Solved {
+            form: Form::Keep,
+            bias: None,
+        });
     }
     let original = weight(context, t)?;
     let seen = runner.seen(t)?;
@@ -249,23 +300,31 @@ fn job(runner: &Runner<'_>, t: usize, choice: &Candidate) -> Result<Solved> {
         TargetKind::Table(_) => original.clone(),
         TargetKind::Dense(_) => fitted(context, t, &original, &seen),
     };
-    let form = solve(wanted.view(), &metric, choice, EFFORT).map_err(|problem| failed(target, problem))?;
+    let form =
+        solve(wanted.view(), &metric, choice, EFFORT).map_err(|problem| failed(target, problem))?;
     let bias = match (bias_name(context.view, target), form.matrix()) {
-        (Some(name), Some(matrix)) => Constant::find(context.view, &name).and_then(|c| c.to_f32()).map(|bias| {
-            let [x, y] = seen.moments.means(Centre::Mean);
-            let drifted = drift_mean(&seen).map(|d| d * TAKEN_BACK);
-            let old = original.mapv(f64::from).dot(&x);
-            let new = matrix.mapv(f64::from).dot(&y);
-            let shift = |i: usize| old[i] - new[i] + drifted.as_ref().map_or(0.0, |d| d[i]);
-            bias.iter().enumerate().map(|(i, b)| (f64::from(*b) + shift(i)) as f32).collect()
-        }),
+        (Some(name), Some(matrix)) => Constant::find(context.view, &name)
+            .and_then(|c| c.to_f32())
+            .map(|bias| {
+                let [x, y] = seen.moments.means(Centre::Mean);
+                let drifted = drift_mean(&seen).map(|d| d * TAKEN_BACK);
+                let old = original.mapv(f64::from).dot(&x);
+                let new = matrix.mapv(f64::from).dot(&y);
+                let shift = |i: usize| old[i] - new[i] + drifted.as_ref().map_or(0.0, |d| d[i]);
+                bias.iter()
+                    .enumerate()
+                    .map(|(i, b)| (f64::from(*b) + shift(i)) as f32)
+                    .collect()
+            }),
         _ => None,
     };
     Ok(Solved { form, bias })
 }
 
 fn drift_mean(seen: &Seen) -> Option<Array1<f64>> {
-    seen.drift.as_ref().map(|d| &d.sum / seen.moments.count().max(1.0))
+    seen.drift
+        .as_ref()
+        .map(|d| &d.sum / seen.moments.count().max(1.0))
 }
 
 /// `argmin ||W x + part of the drift - V y||² + held ||V - W||²`: the weight that would do best on the inputs it gets.
@@ -282,7 +341,8 @@ fn fitted(context: &Context<'_>, t: usize, original: &Array2<f32>, seen: &Seen) 
         let n = seen.moments.count().max(1.0);
         let [_, y] = seen.moments.means(centre);
         let mean = &drift.sum / n;
-        missing += &((&drift.cross / n - crate::calibrate::outer(mean.view(), y.view())) * TAKEN_BACK);
+        missing +=
+            &((&drift.cross / n - crate::calibrate::outer(mean.view(), y.view())) * TAKEN_BACK);
     }
     let k = own.nrows();
     let energy = own.diag().iter().sum::<f64>() / k.max(1) as f64;

@@ -66,7 +66,10 @@ pub struct Session<'a> {
 
 impl std::fmt::Debug for Session<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("goal", &self.goal).field("samples", &self.data.len()).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("goal", &self.goal)
+            .field("samples", &self.data.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -80,6 +83,8 @@ pub struct Planned {
     pub plan: Plan,
     /// The weights in the order of the plan.
     pub solved: Vec<Solved>,
+    /// `||W - W~|| / ||W||` in the Frobenius norm, of every weight in the order of the plan.
+    pub errors: Vec<f64>,
     /// Weights that no choice was made for, with the reason.
     pub skipped: Vec<(String, SkipReason)>,
     /// The verified loss: relative L2 of the outputs on the calibration data.
@@ -119,8 +124,19 @@ pub fn replay(model: &Model, session: &Session<'_>, plan: &Plan) -> Result<Plann
     let (context, skipped) = context(model, &view, session)?;
     let mut choices = Vec::with_capacity(context.targets.len());
     for target in &context.targets {
-        let found = plan.weights.iter().find(|w| w.name == target.name() && w.shape == target.shape());
-        let missing = || failed(target, format!("expected an entry of shape {:?} in the plan, found none", target.shape()));
+        let found = plan
+            .weights
+            .iter()
+            .find(|w| w.name == target.name() && w.shape == target.shape());
+        let missing = || {
+            failed(
+                target,
+                format!(
+                    "expected an entry of shape {:?} in the plan, found none",
+                    target.shape()
+                ),
+            )
+        };
         choices.push(found.ok_or_else(missing)?.choice);
     }
     let solved = solve_all(&context, &choices)?;
@@ -129,6 +145,7 @@ pub fn replay(model: &Model, session: &Session<'_>, plan: &Plan) -> Result<Plann
     Ok(Planned {
         model: rewritten,
         plan: plan.clone(),
+        errors: relative_errors(&context, &solved)?,
         solved,
         skipped,
         loss: checked.loss,
@@ -137,9 +154,37 @@ pub fn replay(model: &Model, session: &Session<'_>, plan: &Plan) -> Result<Plann
     })
 }
 
+fn relative_errors(context: &Context<'_>, solved: &[Solved]) -> Result<Vec<f64>> {
+    let errors = context
+        .targets
+        .par_iter()
+        .zip(solved)
+        .map(|(target, solved)| {
+            let Some(matrix) = solved.form.matrix() else {
+                return Ok(0.0);
+            };
+            let weight = target
+                .matrix(context.view)
+                .map_err(|reason| failed(target, reason.to_string()))?;
+            let square = |v: f32| f64::from(v).powi(2);
+            let error: f64 = weight.iter().zip(&matrix).map(|(a, b)| square(a - b)).sum();
+            let norm: f64 = weight.iter().map(|v| square(*v)).sum();
+            Ok(if error == 0.0 {
+                0.0
+            } else {
+                (error / norm.max(f64::MIN_POSITIVE)).sqrt()
+            })
+        });
+    errors.collect()
+}
+
 type Skipped = Vec<(String, SkipReason)>;
 
-fn context<'a>(model: &'a Model, view: &'a GraphView<'a>, session: &Session<'a>) -> Result<(Context<'a>, Skipped)> {
+fn context<'a>(
+    model: &'a Model,
+    view: &'a GraphView<'a>,
+    session: &Session<'a>,
+) -> Result<(Context<'a>, Skipped)> {
     let (mut targets, mut skipped) = (Vec::new(), Vec::new());
     for (name, found) in Target::all(view) {
         match found {
@@ -151,45 +196,82 @@ fn context<'a>(model: &'a Model, view: &'a GraphView<'a>, session: &Session<'a>)
     let mut base = Digest::default().add(b"plan 1").add(&model.encode()?);
     for (name, array) in session.data.arrays() {
         base = base.add(name.as_bytes()).add(array.dtype().as_bytes());
-        base = array.to_f32().iter().fold(base.add(format!("{:?}", array.shape()).as_bytes()), |d, v| d.add(&v.to_le_bytes()));
+        base = array.to_f32().iter().fold(
+            base.add(format!("{:?}", array.shape()).as_bytes()),
+            |d, v| d.add(&v.to_le_bytes()),
+        );
     }
     let stages = Stages::new(view, &targets);
     let (store, progress) = (session.store, session.progress);
-    Ok((Context { model, view, targets, stages, batches, base, store, progress }, skipped))
+    Ok((
+        Context {
+            model,
+            view,
+            targets,
+            stages,
+            batches,
+            base,
+            store,
+            progress,
+        },
+        skipped,
+    ))
 }
 
 fn offers(context: &Context<'_>, session: &Session<'_>) -> Vec<Vec<Candidate>> {
     let offers = context.targets.iter().map(|target| {
-        let all = candidates(target).into_iter().filter(|c| (session.allow)(target, c));
+        let all = candidates(target)
+            .into_iter()
+            .filter(|c| (session.allow)(target, c));
         let offered: Vec<Candidate> = all.collect();
-        if offered.is_empty() { vec![Candidate::Keep] } else { offered }
+        if offered.is_empty() {
+            vec![Candidate::Keep]
+        } else {
+            offered
+        }
     });
     offers.collect()
 }
 
 /// The predicted loss of every candidate, squared relative output error.
-fn measure_losses(context: &Context<'_>, session: &Session<'_>, offers: &[Vec<Candidate>]) -> Result<Vec<Vec<f64>>> {
+fn measure_losses(
+    context: &Context<'_>,
+    session: &Session<'_>,
+    offers: &[Vec<Candidate>],
+) -> Result<Vec<Vec<f64>>> {
     let keys: Vec<String> = context
         .targets
         .iter()
         .zip(offers)
         .map(|(t, offered)| {
             let offered = serde_json::to_vec(offered).unwrap_or_default();
-            context.base.add(b"curve 1").add(t.name().as_bytes()).add(&offered).key()
+            context
+                .base
+                .add(b"curve 1")
+                .add(t.name().as_bytes())
+                .add(&offered)
+                .key()
         })
         .collect();
     let recall = |key: &str, len: usize| -> Option<Vec<f64>> {
         let found: Vec<f64> = serde_json::from_slice(&context.store.get(key)?).ok()?;
         (found.len() == len).then_some(found)
     };
-    let known: Vec<Option<Vec<f64>>> = keys.iter().zip(offers).map(|(k, o)| recall(k, o.len())).collect();
+    let known: Vec<Option<Vec<f64>>> = keys
+        .iter()
+        .zip(offers)
+        .map(|(k, o)| recall(k, o.len()))
+        .collect();
     let found = Mutex::new(known.clone());
     survey(
         context,
         &|t, _, weight, metric| {
             let target = &context.targets[t];
-            let curve = errors(weight, metric, &offers[t], target.kind()).map_err(|problem| failed(target, problem))?;
-            context.store.put(&keys[t], &serde_json::to_vec(&curve).unwrap_or_default());
+            let curve = errors(weight, metric, &offers[t], target.kind())
+                .map_err(|problem| failed(target, problem))?;
+            context
+                .store
+                .put(&keys[t], &serde_json::to_vec(&curve).unwrap_or_default());
             if let Ok(mut found) = found.lock() {
                 found[t] = Some(curve);
             }
@@ -199,33 +281,56 @@ fn measure_losses(context: &Context<'_>, session: &Session<'_>, offers: &[Vec<Ca
     )?;
     let gains = sensitivities(context, session)?;
     let curves = found.into_inner().unwrap_or_default();
-    let scaled = curves.into_iter().zip(&gains).zip(offers).map(|((curve, s), offered)| {
-        let curve = curve.unwrap_or_else(|| vec![f64::INFINITY; offered.len()]);
-        curve.into_iter().map(|e| e * s.gain).collect()
-    });
+    let scaled = curves
+        .into_iter()
+        .zip(&gains)
+        .zip(offers)
+        .map(|((curve, s), offered)| {
+            let curve = curve.unwrap_or_else(|| vec![f64::INFINITY; offered.len()]);
+            curve.into_iter().map(|e| e * s.gain).collect()
+        });
     Ok(scaled.collect())
 }
 
 fn sensitivities(context: &Context<'_>, session: &Session<'_>) -> Result<Vec<Sensitivity>> {
     let key = context.base.add(b"sensitivity 1").key();
-    if let Some(found) = context.store.get(&key).and_then(|b| serde_json::from_slice::<Vec<f64>>(&b).ok())
+    if let Some(found) = context
+        .store
+        .get(&key)
+        .and_then(|b| serde_json::from_slice::<Vec<f64>>(&b).ok())
         && found.len() == context.targets.len()
     {
         return Ok(found.into_iter().map(|gain| Sensitivity { gain }).collect());
     }
     (context.progress)("sensitivity", 0, 1);
     let batches = Batch::all(context.model, session.data, SENSITIVITY_SAMPLES)?;
-    let Some(batch) = batches.first() else { return Ok(Vec::new()) };
+    let Some(batch) = batches.first() else {
+        return Ok(Vec::new());
+    };
     let rounding = |target: &Target| -> Result<Array2<f32>> {
-        let weight = target.matrix(context.view).map_err(|reason| failed(target, reason.to_string()))?;
-        let format = BlockFormat { levels: Levels::L6, block: 128 };
+        let weight = target
+            .matrix(context.view)
+            .map_err(|reason| failed(target, reason.to_string()))?;
+        let format = BlockFormat {
+            levels: Levels::L6,
+            block: 128,
+        };
         let metric = Metric::identity(weight.ncols());
-        let rounded = quantize(weight.view(), &metric, format, Effort::Nearest).map_err(|p| failed(target, p))?;
+        let rounded = quantize(weight.view(), &metric, format, Effort::Nearest)
+            .map_err(|p| failed(target, p))?;
         Ok(super::form::dense(&rounded) - weight)
     };
-    let measured = measure(context.model, context.view, &context.targets, batch, &rounding)?;
+    let measured = measure(
+        context.model,
+        context.view,
+        &context.targets,
+        batch,
+        &rounding,
+    )?;
     let gains: Vec<f64> = measured.iter().map(|s| s.gain).collect();
-    context.store.put(&key, &serde_json::to_vec(&gains).unwrap_or_default());
+    context
+        .store
+        .put(&key, &serde_json::to_vec(&gains).unwrap_or_default());
     (context.progress)("sensitivity", 1, 1);
     Ok(measured)
 }
@@ -241,20 +346,36 @@ fn check(context: &Context<'_>, session: &Session<'_>, rewritten: &Model) -> Res
     (context.progress)("verify", 0, 1);
     let [before, after] = [Engine::load(context.model)?, Engine::load(rewritten)?];
     let parts = context.batches.par_iter().map(|batch| {
-        let inputs: Vec<_> = before.inputs().iter().filter_map(|i| batch.inputs.get(&i.name).cloned()).collect();
-        Ok(square_sums(batch, &before.run(&inputs)?, &after.run(&inputs)?))
+        let inputs: Vec<_> = before
+            .inputs()
+            .iter()
+            .filter_map(|i| batch.inputs.get(&i.name).cloned())
+            .collect();
+        Ok(square_sums(
+            batch,
+            &before.run(&inputs)?,
+            &after.run(&inputs)?,
+        ))
     });
     let parts: Vec<[f64; 2]> = parts.collect::<Result<_>>()?;
-    let [error, norm] = parts.iter().fold([0.0, 0.0], |[e, n], p| [e + p[0], n + p[1]]);
+    let [error, norm] = parts
+        .iter()
+        .fold([0.0, 0.0], |[e, n], p| [e + p[0], n + p[1]]);
     let accuracy = match (session.goal.drop, session.data.labels()) {
         (Some(_), Some(_)) => {
             let found = crate::verify::verify(context.model, rewritten, session.data)?;
-            found.accuracy_before.zip(found.accuracy_after).map(|(b, a)| [b, a])
+            found
+                .accuracy_before
+                .zip(found.accuracy_after)
+                .map(|(b, a)| [b, a])
         }
         _ => None,
     };
     (context.progress)("verify", 1, 1);
-    Ok(Checked { loss: (error / norm.max(f64::MIN_POSITIVE)).sqrt(), accuracy })
+    Ok(Checked {
+        loss: (error / norm.max(f64::MIN_POSITIVE)).sqrt(),
+        accuracy,
+    })
 }
 
 /// One plan that was solved and checked.
@@ -286,14 +407,34 @@ impl<'c> Search<'c> {
         offers: &'c [Vec<Candidate>],
         losses: &[Vec<f64>],
     ) -> Result<Self> {
-        let curves = context.targets.iter().zip(offers).zip(losses).map(|((target, offered), losses)| {
-            let point = |(c, loss): (&Candidate, &f64)| Point::new(c.bytes(target), *loss, c.time(target));
-            Curve::new(offered.iter().zip(losses).map(point).collect())
-        });
+        let curves =
+            context
+                .targets
+                .iter()
+                .zip(offers)
+                .zip(losses)
+                .map(|((target, offered), losses)| {
+                    let point = |(c, loss): (&Candidate, &f64)| {
+                        Point::new(c.bytes(target), *loss, c.time(target))
+                    };
+                    Curve::new(offered.iter().zip(losses).map(point).collect())
+                });
         let curves: Vec<Curve> = curves.collect();
-        let now: f64 = context.targets.iter().map(|t| Candidate::Keep.time(t)).sum();
+        let now: f64 = context
+            .targets
+            .iter()
+            .map(|t| Candidate::Keep.time(t))
+            .sum();
         let most_time = session.goal.speed.map(|s| now / s.max(1e-9));
-        Ok(Self { context, session, offers, curves, most_time, best: None, smallest: 0 })
+        Ok(Self {
+            context,
+            session,
+            offers,
+            curves,
+            most_time,
+            best: None,
+            smallest: 0,
+        })
     }
 
     /// The choices, and the exact size of the file that they make.
@@ -308,7 +449,11 @@ impl<'c> Search<'c> {
         let mut budget = most;
         let mut found = None;
         for _ in 0..6 {
-            let limits = Limits { bytes: Some(budget), time: self.most_time, ..Limits::default() };
+            let limits = Limits {
+                bytes: Some(budget),
+                time: self.most_time,
+                ..Limits::default()
+            };
             let (chosen, size) = self.choose(&limits)?;
             // What is not a choice of the plan: the graph, what stays, and the operators that unpack.
             let other = size.saturating_sub(chosen.bytes());
@@ -319,9 +464,16 @@ impl<'c> Search<'c> {
             if (fits && next <= budget + budget / 2000) || (over && next >= budget) {
                 break;
             }
-            budget = if fits { next } else { next.min(budget - 1.min(budget)) };
+            budget = if fits {
+                next
+            } else {
+                next.min(budget - 1.min(budget))
+            };
         }
-        found.ok_or_else(|| Error::Plan { weight: "*".into(), problem: "expected a budget, found none".into() })
+        found.ok_or_else(|| Error::Plan {
+            weight: "*".into(),
+            problem: "expected a budget, found none".into(),
+        })
     }
 
     /// The size of the file with empty codes in place of those that will be solved.
@@ -332,26 +484,49 @@ impl<'c> Search<'c> {
             BlockMatrix::new([m, k], format, vec![0; m * k], steps, 1.0)
         };
         let c = self.context;
-        let forms = c.targets.iter().zip(self.offers).zip(picks).map(|((target, offered), &pick)| {
-            let [m, k] = target.shape();
-            let form = match offered[pick] {
-                Candidate::Keep => Ok(Form::Keep),
-                Candidate::Dense { format } => blank(m, k, format).map(Form::Dense),
-                Candidate::LowRank { rank, format } => blank(m, rank, format)
-                    .and_then(|left| Ok(Form::LowRank { left, right: blank(rank, k, format)? })),
-                Candidate::Corrected { base, rank, format } => blank(m, k, base).and_then(|base| {
-                    Ok(Form::Corrected { base, left: blank(m, rank, format)?, right: blank(rank, k, format)? })
-                }),
-            };
-            form.map(|form| Solved { form, bias: None }).map_err(|problem| failed(target, problem))
-        });
+        let forms =
+            c.targets
+                .iter()
+                .zip(self.offers)
+                .zip(picks)
+                .map(|((target, offered), &pick)| {
+                    let [m, k] = target.shape();
+                    let form = match offered[pick] {
+                        Candidate::Keep => Ok(Form::Keep),
+                        Candidate::Dense { format } => blank(m, k, format).map(Form::Dense),
+                        Candidate::LowRank { rank, format } => {
+                            blank(m, rank, format).and_then(|left| {
+                                Ok(Form::LowRank {
+                                    left,
+                                    right: blank(rank, k, format)?,
+                                })
+                            })
+                        }
+                        Candidate::Corrected { base, rank, format } => {
+                            blank(m, k, base).and_then(|base| {
+                                Ok(Form::Corrected {
+                                    base,
+                                    left: blank(m, rank, format)?,
+                                    right: blank(rank, k, format)?,
+                                })
+                            })
+                        }
+                    };
+                    form.map(|form| Solved { form, bias: None })
+                        .map_err(|problem| failed(target, problem))
+                });
         let forms: Vec<Solved> = forms.collect::<Result<_>>()?;
         Ok(apply(c.model, c.view, &c.targets, &forms)?.0.encoded_len())
     }
 
     fn try_out(&self, chosen: &super::allocate::Allocation) -> Result<Trial> {
         let c = self.context;
-        let choices: Vec<Candidate> = self.offers.iter().zip(chosen.picks()).map(|(o, &i)| o[i]).collect();
+        let choices: Vec<Candidate> = self
+            .offers
+            .iter()
+            .zip(chosen.picks())
+            .map(|(o, &i)| o[i])
+            .collect();
         let solved = solve_all(c, &choices)?;
         let (model, _) = apply(c.model, c.view, &c.targets, &solved)?;
         let checked = check(c, self.session, &model)?;
@@ -359,8 +534,17 @@ impl<'c> Search<'c> {
             Outcome::Met => None,
             Outcome::Missed { blocking } => Some(blocking.clone()),
         };
-        let (picks, predicted, bytes) = (chosen.picks().to_vec(), chosen.loss(), model.encoded_len());
-        Ok(Trial { picks, predicted, bytes, model, solved, checked, blocking })
+        let (picks, predicted, bytes) =
+            (chosen.picks().to_vec(), chosen.loss(), model.encoded_len());
+        Ok(Trial {
+            picks,
+            predicted,
+            bytes,
+            model,
+            solved,
+            checked,
+            blocking,
+        })
     }
 
     fn run(&mut self) -> Result<()> {
@@ -382,43 +566,76 @@ impl<'c> Search<'c> {
         let goal = self.session.goal;
         let loss = goal.loss.or((goal == Goal::default()).then_some(0.005));
         let dropped = checked.accuracy.map(|[before, after]| before - after);
-        loss.is_none_or(|most| checked.loss <= most) && goal.drop.zip(dropped).is_none_or(|(most, d)| d <= most)
+        loss.is_none_or(|most| checked.loss <= most)
+            && goal.drop.zip(dropped).is_none_or(|(most, d)| d <= most)
     }
 
     /// The smallest file that keeps the loss: by prediction, corrected by what each plan really loses, between the
     /// largest file that missed and the smallest that kept it.
     fn search_loss(&mut self) -> Result<()> {
         let goal = self.session.goal;
-        let aim = goal.loss.or((goal == Goal::default()).then_some(0.005)).unwrap_or(0.1);
+        let aim = goal
+            .loss
+            .or((goal == Goal::default()).then_some(0.005))
+            .unwrap_or(0.1);
         let mut ratio = 1.0;
         let (mut missed, mut kept): (u64, Option<u64>) = (0, None);
         let mut fallback: Option<Trial> = None;
         for round in 0..ROUNDS {
-            let limits = Limits { loss: Some(aim * aim / ratio), time: self.most_time, ..Limits::default() };
+            let limits = Limits {
+                loss: Some(aim * aim / ratio),
+                time: self.most_time,
+                ..Limits::default()
+            };
             let (mut chosen, mut size) = self.choose(&limits)?;
-            let outside = size <= missed || kept.is_some_and(|k| size as f64 > k as f64 * (1.0 - TIGHT / 3.0));
+            let outside = size <= missed
+                || kept.is_some_and(|k| size as f64 > k as f64 * (1.0 - TIGHT / 3.0));
             if round > 0 && outside {
                 let Some(k) = kept else {
                     // Prediction asks for nothing larger than what missed: a step up, by hand.
                     ratio *= 1.5;
-                    let limits = Limits { loss: Some(aim * aim / ratio), time: self.most_time, ..Limits::default() };
+                    let limits = Limits {
+                        loss: Some(aim * aim / ratio),
+                        time: self.most_time,
+                        ..Limits::default()
+                    };
                     (chosen, size) = self.choose(&limits)?;
                     if size <= missed {
                         continue;
                     }
-                    self.consider(&chosen, size, aim, &mut ratio, &mut missed, &mut kept, &mut fallback)?;
+                    self.consider(
+                        &chosen,
+                        size,
+                        aim,
+                        &mut ratio,
+                        &mut missed,
+                        &mut kept,
+                        &mut fallback,
+                    )?;
                     continue;
                 };
                 if missed as f64 >= k as f64 * (1.0 - TIGHT) {
                     break;
                 }
-                let middle = if missed == 0 { k as f64 * (1.0 - TIGHT) } else { (missed as f64 * k as f64).sqrt() };
+                let middle = if missed == 0 {
+                    k as f64 * (1.0 - TIGHT)
+                } else {
+                    (missed as f64 * k as f64).sqrt()
+                };
                 (chosen, size) = self.choose_within(middle as u64)?;
                 if size >= k || size <= missed {
                     break;
                 }
             }
-            self.consider(&chosen, size, aim, &mut ratio, &mut missed, &mut kept, &mut fallback)?;
+            self.consider(
+                &chosen,
+                size,
+                aim,
+                &mut ratio,
+                &mut missed,
+                &mut kept,
+                &mut fallback,
+            )?;
             if kept.is_some_and(|k| missed as f64 >= k as f64 * (1.0 - TIGHT)) {
                 break;
             }
@@ -426,7 +643,12 @@ impl<'c> Search<'c> {
         if self.best.is_none() {
             let mut trial = match fallback {
                 Some(trial) => trial,
-                None => return Err(Error::Plan { weight: "*".into(), problem: "expected a plan, found none".into() }),
+                None => {
+                    return Err(Error::Plan {
+                        weight: "*".into(),
+                        problem: "expected a plan, found none".into(),
+                    });
+                }
             };
             trial.blocking = Some(self.heaviest(&trial, false));
             self.best = Some(trial);
@@ -435,7 +657,10 @@ impl<'c> Search<'c> {
         Ok(())
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the state of one search, spelled out where it is used")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the state of one search, spelled out where it is used"
+    )]
     fn consider(
         &mut self,
         chosen: &super::allocate::Allocation,
@@ -448,7 +673,8 @@ impl<'c> Search<'c> {
     ) -> Result<()> {
         let trial = self.try_out(chosen)?;
         if trial.predicted > 0.0 && trial.checked.loss > 0.0 {
-            *ratio = (trial.checked.loss.powi(2) / trial.predicted).clamp(*ratio / 30.0, *ratio * 30.0);
+            *ratio =
+                (trial.checked.loss.powi(2) / trial.predicted).clamp(*ratio / 30.0, *ratio * 30.0);
         }
         let goal_is_drop = self.session.goal.drop.is_some() && self.session.goal.loss.is_none();
         if self.keeps(&trial.checked) {
@@ -465,7 +691,10 @@ impl<'c> Search<'c> {
             }
             let _ = aim;
             *missed = (*missed).max(size);
-            if fallback.as_ref().is_none_or(|f| trial.checked.loss < f.checked.loss) {
+            if fallback
+                .as_ref()
+                .is_none_or(|f| trial.checked.loss < f.checked.loss)
+            {
                 *fallback = Some(trial);
             }
         }
@@ -488,7 +717,10 @@ impl<'c> Search<'c> {
 
     fn finish(self, skipped: Skipped) -> Result<Planned> {
         let c = self.context;
-        let nothing = || Error::Plan { weight: "*".into(), problem: "expected a plan, found none".into() };
+        let nothing = || Error::Plan {
+            weight: "*".into(),
+            problem: "expected a plan, found none".into(),
+        };
         let trial = self.best.ok_or_else(nothing)?;
         let weights = c.targets.iter().enumerate().map(|(t, target)| {
             let pick = trial.picks[t];
@@ -511,10 +743,15 @@ impl<'c> Search<'c> {
             predicted_loss: trial.predicted,
             bytes: trial.bytes,
         };
-        let names = |b: Vec<usize>| b.into_iter().map(|t| c.targets[t].name().to_string()).collect();
+        let names = |b: Vec<usize>| {
+            b.into_iter()
+                .map(|t| c.targets[t].name().to_string())
+                .collect()
+        };
         Ok(Planned {
             model: trial.model,
             plan,
+            errors: relative_errors(c, &trial.solved)?,
             solved: trial.solved,
             skipped,
             loss: trial.checked.loss,

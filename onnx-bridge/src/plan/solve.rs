@@ -26,13 +26,20 @@ pub fn solve(
         Candidate::Keep => Form::Keep,
         Candidate::Dense { format } => Form::Dense(quantize(weight, metric, format, effort)?),
         Candidate::LowRank { rank, format } => {
-            let [left, right] = Directions::new(weight, metric)?.quantize(weight, metric, rank, format, effort)?;
+            let [left, right] =
+                Directions::new(weight, metric)?.quantize(weight, metric, rank, format, effort)?;
             Form::LowRank { left, right }
         }
         Candidate::Corrected { base, rank, format } => {
             let base = quantize(weight, metric, base, effort)?;
             let rest = &weight - &super::form::dense(&base);
-            let [left, right] = Directions::new(rest.view(), metric)?.quantize(rest.view(), metric, rank, format, effort)?;
+            let [left, right] = Directions::new(rest.view(), metric)?.quantize(
+                rest.view(),
+                metric,
+                rank,
+                format,
+                effort,
+            )?;
             Form::Corrected { base, left, right }
         }
     })
@@ -50,13 +57,20 @@ pub(crate) fn candidates(target: &Target) -> Vec<Candidate> {
             all.push(candidate);
         }
     };
-    let format = |levels, block: usize| BlockFormat { levels, block: block.min(k) };
+    let format = |levels, block: usize| BlockFormat {
+        levels,
+        block: block.min(k),
+    };
     for levels in Levels::ALL {
         let blocks: &[usize] = match levels {
             Levels::L256 | Levels::L40 => &[128],
             _ => &[128, 32],
         };
-        blocks.iter().for_each(|&b| push(Candidate::Dense { format: format(levels, b) }));
+        blocks.iter().for_each(|&b| {
+            push(Candidate::Dense {
+                format: format(levels, b),
+            })
+        });
     }
     let inner = m.min(k);
     if inner <= LARGEST_INNER {
@@ -69,12 +83,25 @@ pub(crate) fn candidates(target: &Target) -> Vec<Candidate> {
             (3, Levels::L16),
         ] {
             let rank = (inner / part).max(1);
-            push(Candidate::LowRank { rank, format: BlockFormat { levels, block: 128 } });
+            push(Candidate::LowRank {
+                rank,
+                format: BlockFormat { levels, block: 128 },
+            });
         }
         if matches!(target.kind(), TargetKind::Dense(_)) {
             for levels in [Levels::L3, Levels::L4, Levels::L6] {
-                let (rank, fine) = ((inner / 24).max(1), BlockFormat { levels: Levels::L16, block: 128 });
-                push(Candidate::Corrected { base: format(levels, 128), rank, format: fine });
+                let (rank, fine) = (
+                    (inner / 24).max(1),
+                    BlockFormat {
+                        levels: Levels::L16,
+                        block: 128,
+                    },
+                );
+                push(Candidate::Corrected {
+                    base: format(levels, 128),
+                    rank,
+                    format: fine,
+                });
             }
         }
     }
@@ -107,12 +134,15 @@ pub(crate) fn errors(
                         Some(known) => known,
                         None => directions.insert(Directions::new(weight.view(), metric)?),
                     };
-                    let [left, right] = known.quantize(weight.view(), metric, rank, format, Effort::Feedback)?;
+                    let [left, right] =
+                        known.quantize(weight.view(), metric, rank, format, Effort::Feedback)?;
                     Form::LowRank { left, right }
                 }
                 ref other => solve(weight.view(), metric, other, Effort::Feedback)?,
             };
-            let Some(matrix) = form.matrix() else { return Ok(0.0) };
+            let Some(matrix) = form.matrix() else {
+                return Ok(0.0);
+            };
             Ok(metric.energy((weight - &matrix).view()) / rows)
         })
         .collect()
@@ -125,12 +155,19 @@ const TABLE_ROWS: usize = 2048;
 pub(crate) fn encode(form: &Form, bias: Option<&[f32]>) -> Vec<u8> {
     let mut bytes = Vec::new();
     let number = |bytes: &mut Vec<u8>, n: usize| bytes.extend((n as u64).to_le_bytes());
-    let bias = bias.map_or(Vec::new(), |b| b.iter().flat_map(|v| v.to_le_bytes()).collect());
+    let bias = bias.map_or(Vec::new(), |b| {
+        b.iter().flat_map(|v| v.to_le_bytes()).collect()
+    });
     number(&mut bytes, bias.len());
     bytes.extend(bias);
     for part in form.parts() {
         let [rows, cols] = part.shape();
-        for n in [rows, cols, part.format().levels.count() as usize, part.format().block] {
+        for n in [
+            rows,
+            cols,
+            part.format().levels.count() as usize,
+            part.format().block,
+        ] {
             number(&mut bytes, n);
         }
         bytes.extend(part.unit().to_le_bytes());
@@ -150,8 +187,10 @@ pub(crate) fn decode(candidate: &Candidate, bytes: &[u8]) -> Option<(Form, Optio
     };
     let number = |b: &[u8]| usize::try_from(u64::from_le_bytes(b.try_into().ok()?)).ok();
     let count = number(take(8)?)?;
-    let bias: Vec<f32> =
-        take(count)?.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();
+    let bias: Vec<f32> = take(count)?
+        .chunks_exact(4)
+        .map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]))
+        .collect();
     let expected = match candidate {
         Candidate::Keep => 0,
         Candidate::Dense { .. } => 1,
@@ -165,14 +204,20 @@ pub(crate) fn decode(candidate: &Candidate, bytes: &[u8]) -> Option<(Form, Optio
             *n = number(take(8)?)?;
         }
         let [rows, cols, levels, block] = numbers;
-        let format = BlockFormat { levels: Levels::try_from(u16::try_from(levels).ok()?).ok()?, block };
+        let format = BlockFormat {
+            levels: Levels::try_from(u16::try_from(levels).ok()?).ok()?,
+            block,
+        };
         let unit = f32::from_le_bytes(take(4)?.try_into().ok()?);
         let codes = take(rows.checked_mul(cols)?)?.to_vec();
         let steps = take(rows.checked_mul(cols.div_ceil(block.max(1)))?)?.to_vec();
         parts.push(BlockMatrix::new([rows, cols], format, codes, steps, unit).ok()?);
     }
     let bias = (!bias.is_empty()).then_some(bias);
-    rest.is_empty().then(|| Form::from_parts(candidate, parts)).flatten().map(|form| (form, bias))
+    rest.is_empty()
+        .then(|| Form::from_parts(candidate, parts))
+        .flatten()
+        .map(|form| (form, bias))
 }
 
 #[cfg(test)]
@@ -181,13 +226,23 @@ mod tests {
     use super::*;
 
     fn some() -> [Candidate; 4] {
-        let format = BlockFormat { levels: Levels::L16, block: 32 };
-        let base = BlockFormat { levels: Levels::L3, block: 32 };
+        let format = BlockFormat {
+            levels: Levels::L16,
+            block: 32,
+        };
+        let base = BlockFormat {
+            levels: Levels::L3,
+            block: 32,
+        };
         [
             Candidate::Keep,
             Candidate::Dense { format },
             Candidate::LowRank { rank: 6, format },
-            Candidate::Corrected { base, rank: 3, format },
+            Candidate::Corrected {
+                base,
+                rank: 3,
+                format,
+            },
         ]
     }
 
@@ -198,9 +253,16 @@ mod tests {
         for candidate in some() {
             let form = solve(weight.view(), &metric, &candidate, Effort::Feedback).unwrap();
             let bytes = encode(&form, Some(&[1.0, 2.0]));
-            assert_eq!(decode(&candidate, &bytes), Some((form, Some(vec![1.0, 2.0]))));
+            assert_eq!(
+                decode(&candidate, &bytes),
+                Some((form, Some(vec![1.0, 2.0])))
+            );
             for cut in (0..bytes.len()).step_by(7) {
-                assert_eq!(decode(&candidate, &bytes[..cut]), None, "{candidate:?} cut to {cut}");
+                assert_eq!(
+                    decode(&candidate, &bytes[..cut]),
+                    None,
+                    "{candidate:?} cut to {cut}"
+                );
             }
         }
     }
@@ -213,14 +275,39 @@ mod tests {
             let form = solve(weight.view(), &metric, &candidate, Effort::Refined(1)).unwrap();
             metric.energy((&weight - &form.matrix().unwrap()).view()) / metric.energy(weight.view())
         };
-        let base = BlockFormat { levels: Levels::L3, block: 32 };
-        let format = BlockFormat { levels: Levels::L16, block: 32 };
+        let base = BlockFormat {
+            levels: Levels::L3,
+            block: 32,
+        };
+        let format = BlockFormat {
+            levels: Levels::L16,
+            block: 32,
+        };
         let alone = error(Candidate::Dense { format: base });
-        assert!(error(Candidate::Corrected { base, rank: 8, format }) < 0.7 * alone);
-        let fine = BlockFormat { levels: Levels::L256, block: 32 };
-        assert!(error(Candidate::LowRank { rank: 32, format: fine }) < 1e-3);
+        assert!(
+            error(Candidate::Corrected {
+                base,
+                rank: 8,
+                format
+            }) < 0.7 * alone
+        );
+        let fine = BlockFormat {
+            levels: Levels::L256,
+            block: 32,
+        };
+        assert!(
+            error(Candidate::LowRank {
+                rank: 32,
+                format: fine
+            }) < 1e-3
+        );
         for rank in [2, 8, 16] {
-            assert!(error(Candidate::LowRank { rank: rank + 2, format: fine }) < error(Candidate::LowRank { rank, format: fine }));
+            assert!(
+                error(Candidate::LowRank {
+                    rank: rank + 2,
+                    format: fine
+                }) < error(Candidate::LowRank { rank, format: fine })
+            );
         }
     }
 }

@@ -15,14 +15,18 @@ pub(crate) fn solve_right(a: ArrayView2<'_, f64>, b: &Array2<f64>) -> Array2<f64
     let mean = a.diag().iter().sum::<f64>() / k.max(1) as f64;
     cholesky(&mut lower, mean.abs().max(f64::MIN_POSITIVE) * 1e-12);
     let upper = lower.t().as_standard_layout().to_owned();
-    let (lower, upper) = (lower.as_slice().unwrap_or(&[]), upper.as_slice().unwrap_or(&[]));
+    let (lower, upper) = (
+        lower.as_slice().unwrap_or(&[]),
+        upper.as_slice().unwrap_or(&[]),
+    );
     let mut x: Vec<f64> = b.iter().copied().collect();
     x.par_chunks_mut(k.max(1)).for_each(|row| {
         for i in 0..k {
             row[i] = (row[i] - dot(&lower[i * k..i * k + i], &row[..i])) / lower[i * k + i];
         }
         for i in (0..k).rev() {
-            row[i] = (row[i] - dot(&upper[i * k + i + 1..(i + 1) * k], &row[i + 1..k])) / upper[i * k + i];
+            row[i] = (row[i] - dot(&upper[i * k + i + 1..(i + 1) * k], &row[i + 1..k]))
+                / upper[i * k + i];
         }
     });
     Array2::from_shape_vec(b.dim(), x).expect("as many numbers as before")

@@ -30,7 +30,10 @@ pub struct MemoryStore {
 impl MemoryStore {
     /// The keys that something is kept under.
     pub fn keys(&self) -> Vec<String> {
-        self.kept.lock().map(|k| k.keys().cloned().collect()).unwrap_or_default()
+        self.kept
+            .lock()
+            .map(|k| k.keys().cloned().collect())
+            .unwrap_or_default()
     }
 }
 
@@ -76,7 +79,9 @@ impl Digest {
     }
 
     fn word(&mut self, word: u64) {
-        self.0[0] = (self.0[0] ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29);
+        self.0[0] = (self.0[0] ^ word)
+            .wrapping_mul(0x0000_0100_0000_01b3)
+            .rotate_left(29);
         self.0[1] = (self.0[1].rotate_left(31) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 
@@ -98,7 +103,15 @@ mod tests {
     #[test]
     fn digests_tell_bytes_apart() {
         let key = |parts: &[&[u8]]| parts.iter().fold(Digest::default(), |d, p| d.add(p)).key();
-        let keys = [key(&[]), key(&[b""]), key(&[b"a"]), key(&[b"b"]), key(&[b"a", b"b"]), key(&[b"ab"]), key(&[b"a\0"])];
+        let keys = [
+            key(&[]),
+            key(&[b""]),
+            key(&[b"a"]),
+            key(&[b"b"]),
+            key(&[b"a", b"b"]),
+            key(&[b"ab"]),
+            key(&[b"a\0"]),
+        ];
         let distinct: std::collections::BTreeSet<_> = keys.iter().collect();
         assert_eq!(distinct.len(), keys.len());
         assert_eq!(key(&[b"model", b"data"]), key(&[b"model", b"data"]));

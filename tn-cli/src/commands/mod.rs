@@ -3,6 +3,7 @@
 pub(crate) mod compress;
 pub(crate) mod docs;
 pub(crate) mod inspect;
+pub(crate) mod planned;
 pub(crate) mod run;
 mod verification;
 pub(crate) mod verify;
@@ -15,6 +16,15 @@ use crate::error::CliError;
 
 /// The version of the JSON objects; their keys are part of the interface.
 pub(crate) const SCHEMA: u32 = 1;
+
+/// How a command ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// As asked.
+    Done,
+    /// The best that was found is written, and misses the goal.
+    GoalMissed,
+}
 
 /// The sizes of two model files.
 #[derive(Debug, Clone, Copy, Serialize)]

@@ -104,15 +104,32 @@ fn solve(ask: &Ask<'_>, model: &Model) -> Result<Planned, CliError> {
     let names: std::collections::BTreeMap<String, Vec<String>> = inspect(model)
         .weights
         .into_iter()
-        .map(|w| (w.name.clone(), std::iter::once(w.name).chain(w.nodes).collect()))
+        .map(|w| {
+            (
+                w.name.clone(),
+                std::iter::once(w.name).chain(w.nodes).collect(),
+            )
+        })
         .collect();
     let allow = |target: &onnx_bridge::calibrate::Target, candidate: &Candidate| {
         let own = [target.name().to_owned()];
-        let names: Vec<&str> = names.get(target.name()).map_or(&own[..], Vec::as_slice).iter().map(String::as_str).collect();
-        let rule = ask.rules.iter().rev().find_map(|rule| rule.action_for(&names));
+        let names: Vec<&str> = names
+            .get(target.name())
+            .map_or(&own[..], Vec::as_slice)
+            .iter()
+            .map(String::as_str)
+            .collect();
+        let rule = ask
+            .rules
+            .iter()
+            .rev()
+            .find_map(|rule| rule.action_for(&names));
         let (format, bits) = match rule {
             Some(Action::Keep) => return *candidate == Candidate::Keep,
-            Some(Action::Set(set)) => (set.format.or(ask.format), set.bits.map(|b| b.get()).or(ask.bits)),
+            Some(Action::Set(set)) => (
+                set.format.or(ask.format),
+                set.bits.map(|b| b.get()).or(ask.bits),
+            ),
             None => (ask.format, ask.bits),
         };
         let named = match format.unwrap_or(Format::Auto) {
@@ -143,12 +160,19 @@ fn solve(ask: &Ask<'_>, model: &Model) -> Result<Planned, CliError> {
 }
 
 fn read_plan(path: &Path) -> Result<Plan, CliError> {
-    let text = fs::read(path).map_err(|source| CliError::Read { path: path.to_owned(), source })?;
-    let plan: Plan = serde_json::from_slice(&text).map_err(|error| CliError::content(path, error))?;
+    let text = fs::read(path).map_err(|source| CliError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let plan: Plan =
+        serde_json::from_slice(&text).map_err(|error| CliError::content(path, error))?;
     if plan.schema == Plan::SCHEMA {
         Ok(plan)
     } else {
-        Err(CliError::content(path, format!("expected schema {}, found {}", Plan::SCHEMA, plan.schema)))
+        Err(CliError::content(
+            path,
+            format!("expected schema {}, found {}", Plan::SCHEMA, plan.schema),
+        ))
     }
 }
 
@@ -156,7 +180,9 @@ fn read_plan(path: &Path) -> Result<Plan, CliError> {
 pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
     let start = Instant::now();
     let Some(calib) = &args.calib else {
-        return Err(CliError::Usage("a goal or a plan needs --calib: the choices rest on what the layers are given".into()));
+        return Err(CliError::Usage(
+            "a goal or a plan needs --calib: the choices rest on what the layers are given".into(),
+        ));
     };
     not_the_input(&args.model, &args.output)?;
     let output = OutputFile::new(&args.output, existing(args.force))?;
@@ -175,15 +201,40 @@ pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
     };
     let planned = solve(&ask, &model)?;
     let plan_seconds = start.elapsed().as_secs_f64();
-    let encoded = planned.model.encode().map_err(|error| CliError::content(output.path(), error))?;
+    let encoded = planned
+        .model
+        .encode()
+        .map_err(|error| CliError::content(output.path(), error))?;
     let verifying = Instant::now();
-    let original = Named { model: &model, path: &args.model };
+    let original = Named {
+        model: &model,
+        path: &args.model,
+    };
     let samples = Samples::new(original, Some(calib), args.compute.seed)?;
-    let verification = samples.verify(original, Named { model: &planned.model, path: output.path() })?;
+    let verification = samples.verify(
+        original,
+        Named {
+            model: &planned.model,
+            path: output.path(),
+        },
+    )?;
     let verify = verifying.elapsed().as_secs_f64();
     output.write(|file| file.write_all(&encoded))?;
-    let seconds = Seconds { plan: plan_seconds, verify, total: start.elapsed().as_secs_f64() };
-    tell("compress", &model, &ask, &planned, Some(args.output.clone()), args.compute.seed, Some(verification), seconds)
+    let seconds = Seconds {
+        plan: plan_seconds,
+        verify,
+        total: start.elapsed().as_secs_f64(),
+    };
+    tell(
+        "compress",
+        &model,
+        &ask,
+        &planned,
+        Some(args.output.clone()),
+        args.compute.seed,
+        Some(verification),
+        seconds,
+    )
 }
 
 /// `tnq plan`: the choices, without a model.
@@ -191,7 +242,11 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Ended, CliError> {
     let start = Instant::now();
     use_threads(args.compute.threads)?;
     let model = read_model(&args.model)?;
-    let output = args.output.as_ref().map(|o| OutputFile::new(o, existing(args.force))).transpose()?;
+    let output = args
+        .output
+        .as_ref()
+        .map(|o| OutputFile::new(o, existing(args.force)))
+        .transpose()?;
     let ask = Ask {
         model: &args.model,
         calib: &args.calib,
@@ -205,13 +260,27 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Ended, CliError> {
     };
     let planned = solve(&ask, &model)?;
     if let Some(output) = output {
-        let mut text = serde_json::to_vec_pretty(&planned.plan).map_err(|e| CliError::Print(e.into()))?;
+        let mut text =
+            serde_json::to_vec_pretty(&planned.plan).map_err(|e| CliError::Print(e.into()))?;
         text.push(b'\n');
         output.write(|file| file.write_all(&text))?;
     }
     let total = start.elapsed().as_secs_f64();
-    let seconds = Seconds { plan: total, verify: 0.0, total };
-    tell("plan", &model, &ask, &planned, args.output.clone(), args.compute.seed, None, seconds)
+    let seconds = Seconds {
+        plan: total,
+        verify: 0.0,
+        total,
+    };
+    tell(
+        "plan",
+        &model,
+        &ask,
+        &planned,
+        args.output.clone(),
+        args.compute.seed,
+        None,
+        seconds,
+    )
 }
 
 #[allow(clippy::too_many_arguments, reason = "what a report tells, each once")]
@@ -225,20 +294,28 @@ fn tell(
     verification: Option<VerificationReport>,
     seconds: Seconds,
 ) -> Result<Ended, CliError> {
-    let weights = planned.plan.weights.iter().zip(&planned.errors).map(|(w, error)| Weight {
-        name: &w.name,
-        op: &w.op,
-        shape: w.shape,
-        format: w.choice.format_name(),
-        modes: Modes { input: vec![w.shape[1]], output: vec![w.shape[0]] },
-        ranks: w.choice.ranks(),
-        bits: w.choice.bits(),
-        choice: w.choice,
-        bytes_before: w.bytes_before,
-        bytes_after: w.bytes,
-        predicted_loss: w.predicted_loss,
-        error: *error,
-    });
+    let weights = planned
+        .plan
+        .weights
+        .iter()
+        .zip(&planned.errors)
+        .map(|(w, error)| Weight {
+            name: &w.name,
+            op: &w.op,
+            shape: w.shape,
+            format: w.choice.format_name(),
+            modes: Modes {
+                input: vec![w.shape[1]],
+                output: vec![w.shape[0]],
+            },
+            ranks: w.choice.ranks(),
+            bits: w.choice.bits(),
+            choice: w.choice,
+            bytes_before: w.bytes_before,
+            bytes_after: w.bytes,
+            predicted_loss: w.predicted_loss,
+            error: *error,
+        });
     let report = Report {
         schema: super::SCHEMA,
         command,
@@ -246,7 +323,10 @@ fn tell(
         input: ask.model.display().to_string(),
         output: output.map(|o| o.display().to_string()),
         seed,
-        bytes: Bytes { before: model.encoded_len(), after: planned.plan.bytes },
+        bytes: Bytes {
+            before: model.encoded_len(),
+            after: planned.plan.bytes,
+        },
         goal: Reached {
             asked: planned.plan.goal,
             predicted_loss: planned.plan.predicted_loss.sqrt(),
@@ -255,7 +335,14 @@ fn tell(
             blocking: planned.blocking.as_deref(),
         },
         weights: weights.collect(),
-        skipped: planned.skipped.iter().map(|(name, r)| Skipped { name, reason: r.to_string() }).collect(),
+        skipped: planned
+            .skipped
+            .iter()
+            .map(|(name, r)| Skipped {
+                name,
+                reason: r.to_string(),
+            })
+            .collect(),
         verification,
         seconds,
     };
@@ -264,7 +351,11 @@ fn tell(
     } else {
         print(text(&report).as_bytes())?;
     }
-    Ok(if planned.blocking.is_some() { Ended::GoalMissed } else { Ended::Done })
+    Ok(if planned.blocking.is_some() {
+        Ended::GoalMissed
+    } else {
+        Ended::Done
+    })
 }
 
 fn text(report: &Report<'_>) -> String {
@@ -273,27 +364,59 @@ fn text(report: &Report<'_>) -> String {
         .iter()
         .map(|w| {
             let choice = match w.choice {
-                Candidate::Dense { format } => format!("{} levels, blocks of {}", format.levels.count(), format.block),
-                Candidate::LowRank { rank, format } => format!("rank {rank}, {} levels", format.levels.count()),
-                Candidate::Corrected { base, rank, .. } => format!("{} levels + rank {rank}", base.levels.count()),
+                Candidate::Dense { format } => format!(
+                    "{} levels, blocks of {}",
+                    format.levels.count(),
+                    format.block
+                ),
+                Candidate::LowRank { rank, format } => {
+                    format!("rank {rank}, {} levels", format.levels.count())
+                }
+                Candidate::Corrected { base, rank, .. } => {
+                    format!("{} levels + rank {rank}", base.levels.count())
+                }
                 _ => String::new(),
             };
             let of = [bytes(w.bytes_before), bytes(w.bytes_after)];
             let [before, after] = of;
-            vec![w.name.to_owned(), shape(&w.shape), w.format.to_owned(), choice, before, after, figure(w.error)]
+            vec![
+                w.name.to_owned(),
+                shape(&w.shape),
+                w.format.to_owned(),
+                choice,
+                before,
+                after,
+                figure(w.error),
+            ]
         })
         .collect();
     rows.extend(report.skipped.iter().map(|s| {
         let blank = String::new;
-        vec![s.name.to_owned(), blank(), "stays".to_owned(), s.reason.clone(), blank(), blank(), blank()]
+        vec![
+            s.name.to_owned(),
+            blank(),
+            "stays".to_owned(),
+            s.reason.clone(),
+            blank(),
+            blank(),
+            blank(),
+        ]
     }));
-    let header = ["weight", "shape", "becomes", "choice", "before", "after", "error"];
+    let header = [
+        "weight", "shape", "becomes", "choice", "before", "after", "error",
+    ];
     let Bytes { before, after } = report.bytes;
     let missed = match report.goal.blocking {
-        Some(names) => format!("\nthe goal is missed; most of what is left stands in: {}", names.join(", ")),
+        Some(names) => format!(
+            "\nthe goal is missed; most of what is left stands in: {}",
+            names.join(", ")
+        ),
         None => String::new(),
     };
-    let verification = report.verification.as_ref().map_or(String::new(), |v| format!("\n{v}"));
+    let verification = report
+        .verification
+        .as_ref()
+        .map_or(String::new(), |v| format!("\n{v}"));
     format!(
         "{}\n{}: {} -> {}, {:.1} times smaller\nloss on the calibration data: {} verified, {} predicted{missed}{verification}\n\
          took {:.1} s: plan {:.1}, verify {:.1}\n",
