@@ -4,6 +4,9 @@ use crate::proto::{DataType, TensorProto, attribute, int_or, is_standard_domain}
 use crate::tensor;
 use crate::view::GraphView;
 
+/// The most operators between a stored tensor and its value; nodes that refer to each other in a circle end here too.
+const MAX_STEPS: usize = 64;
+
 /// One operator between a stored tensor and where its value is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
@@ -25,8 +28,13 @@ pub struct Constant<'a> {
 }
 
 impl<'a> Constant<'a> {
-    /// Looks up a value; `None` where it depends on an input or on an operator that is not looked through.
+    /// Looks up a value; `None` where it depends on an input, on an operator that is not looked through, or on more than
+    /// 64 of those that are.
     pub fn find(view: &GraphView<'a>, value: &str) -> Option<Self> {
+        Self::find_within(view, value, MAX_STEPS)
+    }
+
+    fn find_within(view: &GraphView<'a>, value: &str, steps: usize) -> Option<Self> {
         let mut found = if let Some(tensor) = view.initializer(value) {
             Self::stored(tensor.name(), tensor, Some(tensor.name()))?
         } else {
@@ -35,17 +43,18 @@ impl<'a> Constant<'a> {
             if !is_standard_domain(node.domain()) || node.output.len() != 1 {
                 return None;
             }
+            let input = || Self::find_within(view, node.input.first()?, steps.checked_sub(1)?);
             let mut found = match node.op_type() {
                 "Constant" => {
                     Self::stored(&node.output[0], attribute(node, "value")?.t.as_ref()?, None)?
                 }
-                "Identity" => Self::find(view, node.input.first()?)?.with(Step::Identity)?,
+                "Identity" => input()?.with(Step::Identity)?,
                 "Cast" => {
                     let to = DataType::try_from(i32::try_from(int_or(node, "to", 0)).ok()?).ok()?;
-                    Self::find(view, node.input.first()?)?.with(Step::Cast(to))?
+                    input()?.with(Step::Cast(to))?
                 }
                 "Transpose" => {
-                    let inner = Self::find(view, node.input.first()?)?;
+                    let inner = input()?;
                     let perm = match attribute(node, "perm") {
                         Some(a) => a
                             .ints

@@ -258,10 +258,11 @@ impl DenseLayer {
         ))
     }
 
-    /// The inverse of [`DenseLayer::matrix`]: `W` as the operator's own operand, and that operand's shape.
+    /// The inverse of [`DenseLayer::matrix`]: `W` as the operator's own operand, and that operand's shape. Where `alpha` is 0
+    /// any operand serves, and `W` stays undivided.
     pub fn operand(&self, matrix: &[f32]) -> (Vec<f32>, [usize; 2]) {
         let shape = [self.outputs, self.inputs];
-        let unscaled: Vec<f32> = if self.alpha == 1.0 {
+        let unscaled: Vec<f32> = if self.alpha == 1.0 || self.alpha == 0.0 {
             matrix.to_vec()
         } else {
             matrix.iter().map(|v| v / self.alpha).collect()

@@ -11,8 +11,8 @@ use crate::validate;
 /// The most that one protobuf message can hold.
 const PROTOBUF_LIMIT: u64 = (1 << 31) - 1;
 
-/// An ONNX model that keeps the rules which the rest of this crate relies on: every value is defined once and before
-/// it is referred to by name, every tensor's data fits its shape, external data is in memory.
+/// An ONNX model that keeps the rules which the rest of this crate relies on: every value is defined once, every name
+/// refers to a value, every tensor's data fits its shape, external data is in memory.
 ///
 /// ```
 /// use onnx_bridge::{Error, Model};

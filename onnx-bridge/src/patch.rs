@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::proto::{NodeProto, TensorProto};
+use crate::proto::{self, NodeProto, TensorProto, ValueInfoProto};
 
 /// Nodes and initializers to remove and to add. [`GraphPatch::apply`] checks everything, then makes a new model; the
 /// old one is never touched.
@@ -50,7 +50,7 @@ impl GraphPatch {
         self.initializers.push(tensor);
     }
 
-    /// The patched model.
+    /// The patched model. Before IR 4 every initializer is a graph input too, so an added one becomes both.
     ///
     /// # Errors
     /// [`Error::UndefinedValue`] for an index or name that the graph does not have, and the errors of
@@ -79,7 +79,7 @@ impl GraphPatch {
             });
         }
         let kept = |name: &str| !self.removed_initializers.contains(name);
-        let mut graph = crate::proto::GraphProto {
+        let mut graph = proto::GraphProto {
             name: old.name.clone(),
             doc_string: old.doc_string.clone(),
             metadata_props: old.metadata_props.clone(),
@@ -90,6 +90,7 @@ impl GraphPatch {
                 .iter()
                 .filter(|i| kept(i.name()))
                 .cloned()
+                .chain(self.inputs(model.ir_version()))
                 .collect(),
             initializer: old
                 .initializer
@@ -128,5 +129,11 @@ impl GraphPatch {
             .cloned()
             .collect();
         model.with_graph(graph)
+    }
+
+    /// The graph inputs that the added initializers need in a file of this version.
+    fn inputs(&self, ir_version: i64) -> impl Iterator<Item = ValueInfoProto> {
+        let added = self.initializers.iter().filter(move |_| ir_version < 4);
+        added.map(proto::value_info)
     }
 }

@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 
 use crate::error::{Error, Result, node_place};
-use crate::proto::{AttributeType, FunctionProto, GraphProto, ModelProto, NodeProto, attribute};
+use crate::proto::{
+    AttributeType, FunctionProto, GraphProto, ModelProto, NodeProto, attribute, is_standard_domain,
+};
 use crate::{tensor, walk};
 
 /// Names that are visible in a graph: its own and those of the graphs around it.
@@ -143,6 +145,13 @@ fn nodes(nodes: &[NodeProto], scope: &Scope<'_>) -> Result<()> {
             return Err(Error::MissingField {
                 place: node_place(node),
                 field: "op_type",
+            });
+        }
+        let makes_nothing = node.output.iter().all(String::is_empty);
+        if makes_nothing && is_standard_domain(node.domain()) {
+            return Err(Error::MissingField {
+                place: node_place(node),
+                field: "output",
             });
         }
         for input in node.input.iter().filter(|i| !i.is_empty()) {

@@ -104,7 +104,8 @@ pub(crate) fn stored_bytes(tensor: &TensorProto) -> usize {
     }
 }
 
-/// Follows a value through the operators that [`Constant`] looks through, to the nodes that really use it.
+/// Follows a value through the operators that [`Constant`] looks through, to the nodes that really use it: one whose result
+/// nobody reads counts as a use, for it needs the value all the same.
 fn terminal_uses(view: &GraphView<'_>, value: &str, found: &mut Vec<Use>) -> Option<SkipReason> {
     let mut blocked = None;
     if view.is_output(value) {
@@ -119,7 +120,11 @@ fn terminal_uses(view: &GraphView<'_>, value: &str, found: &mut Vec<Use>) -> Opt
         let node = view.node(at.node);
         let through = matches!(node.op_type(), "Identity" | "Cast" | "Transpose") && at.input == 0;
         match node.output.first() {
-            Some(output) if through && Constant::find(view, output).is_some() => {
+            Some(output)
+                if through
+                    && (view.is_output(output) || !view.consumers(output).is_empty())
+                    && Constant::find(view, output).is_some() =>
+            {
                 blocked = terminal_uses(view, output, found).or(blocked);
             }
             _ => found.push(at),

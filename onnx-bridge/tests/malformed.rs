@@ -79,7 +79,7 @@ fn every_prefix_and_every_damaged_byte_is_an_error_or_a_model() {
 #[test]
 fn models_that_break_a_rule() {
     type Break = fn(&mut ModelProto);
-    let table: [(&str, Break, &[&str]); 13] = [
+    let table: [(&str, Break, &[&str]); 14] = [
         (
             "weight too short",
             |m| {
@@ -131,6 +131,11 @@ fn models_that_break_a_rule() {
             |m| m.graph.as_mut().unwrap().node[0].op_type = None,
             &["op_type"],
         ),
+        (
+            "no result",
+            |m| m.graph.as_mut().unwrap().node[0].output.clear(),
+            &["MatMul", "output"],
+        ),
         ("no opset", |m| m.opset_import.clear(), &["opset_import"]),
         (
             "newer format",
@@ -154,6 +159,29 @@ fn models_that_break_a_rule() {
         check(label, bytes(&broken), expected);
     }
     Model::decode(bytes(&good())).unwrap();
+}
+
+#[test]
+fn nodes_in_a_circle_and_long_chains_end() {
+    let mut circle = good();
+    let graph = circle.graph.as_mut().unwrap();
+    graph.node.push(node("Identity", &["p"], "q", vec![]));
+    graph.node.push(node("Identity", &["q"], "p", vec![]));
+    graph.node[1] = node("Add", &["h", "p"], "y", vec![]);
+    let mut chain = good();
+    let graph = chain.graph.as_mut().unwrap();
+    graph.node[0].input[1] = "i20000".into();
+    graph.node.push(node("Identity", &["w"], "i0", vec![]));
+    for k in 0..20_000 {
+        let (from, to) = (format!("i{k}"), format!("i{}", k + 1));
+        graph
+            .node
+            .push(node("Identity", &[from.as_str()], &to, vec![]));
+    }
+    for proto in [circle, chain] {
+        let model = Model::decode(bytes(&proto)).unwrap();
+        assert_eq!(onnx_bridge::inspect(&model).weights.len(), 1);
+    }
 }
 
 #[test]

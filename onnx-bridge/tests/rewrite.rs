@@ -256,3 +256,49 @@ fn auto_takes_low_rank_only_where_it_wins() {
         assert_eq!(Job::default().spec("w").format, FormatRule::Auto);
     }
 }
+
+#[test]
+fn a_copy_that_nobody_reads_keeps_the_weight() {
+    let mut proto = matmul(60, 72).proto().clone();
+    let copy = node("Identity", &["w"], "copy", vec![]);
+    proto.graph.as_mut().unwrap().node.insert(0, copy);
+    let model = Model::from_proto(proto).unwrap();
+    let (same, report) = compress(&model, &Job::default()).unwrap();
+    assert_eq!(same, model);
+    let (_, reason) = report.skipped().next().unwrap();
+    assert!(matches!(reason, SkipReason::Shared { .. }), "{reason}");
+}
+
+#[test]
+fn before_ir_4_every_initializer_is_an_input() {
+    let mut proto = matmul(60, 72).proto().clone();
+    (proto.ir_version, proto.opset_import[0].version) = (Some(3), Some(9));
+    let graph = proto.graph.as_mut().unwrap();
+    graph
+        .input
+        .extend([value("w", &[60, 72]), value("b", &[72])]);
+    let model = Model::from_proto(proto).unwrap();
+    for format in Format::ALL {
+        let spec = spec(format, 4, MappingChoice::Symmetric, CoreGranularity::Core);
+        check(format.name(), &model, &spec);
+        let (rewritten, _) = compress(&model, &Job::new(spec)).unwrap();
+        let graph = rewritten.graph();
+        let inputs: Vec<&str> = graph.input.iter().map(|i| i.name()).collect();
+        assert!(graph.initializer.iter().all(|t| inputs.contains(&t.name())));
+        assert_eq!(graph.input.len(), graph.initializer.len() + 1);
+    }
+}
+
+#[test]
+fn outputs_without_a_sample_axis_are_compared_whole() {
+    let mut proto = gemm(60, 72, vec![]).proto().clone();
+    let graph = proto.graph.as_mut().unwrap();
+    let keepdims = int("keepdims", 0);
+    graph
+        .node
+        .push(node("ReduceMean", &["y"], "mean", vec![keepdims]));
+    graph.output.push(value("mean", &[]));
+    let model = Model::from_proto(proto).unwrap();
+    let found = verify_synthesized(&model, &model, 40, 1).unwrap();
+    assert_eq!((found.relative_l2, found.samples), (0.0, 40));
+}

@@ -62,11 +62,23 @@ pub(crate) fn not_the_input(input: &Path, output: &Path) -> Result<(), CliError>
     }
 }
 
+/// More threads than this help nobody, and starting them takes minutes.
+const MOST_THREADS: usize = 1024;
+
 /// Start the thread pool that all crates share.
+///
+/// # Errors
+///
+/// [`CliError::Usage`] for more than [`MOST_THREADS`], [`CliError::Threads`] where the system refuses them.
 pub(crate) fn use_threads(threads: Option<std::num::NonZeroUsize>) -> Result<(), CliError> {
     let Some(threads) = threads.map(std::num::NonZeroUsize::get) else {
         return Ok(());
     };
+    if threads > MOST_THREADS {
+        return Err(CliError::Usage(format!(
+            "--threads: expected at most {MOST_THREADS}, found {threads}"
+        )));
+    }
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build_global();

@@ -79,6 +79,9 @@ impl OutputFile {
             Ok(meta) if meta.is_dir() => {
                 Err(self.failed(io::Error::other("expected a file name, found a folder")))
             }
+            Ok(meta) if !meta.is_file() && !meta.is_symlink() => Err(self.failed(
+                io::Error::other("expected a file, found a device or a pipe"),
+            )),
             Ok(_) if self.existing == Existing::Keep => Err(CliError::Exists {
                 path: self.path.clone(),
             }),

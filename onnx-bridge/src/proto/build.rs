@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 
-use super::{AttributeProto, AttributeType, DataType, NodeProto, TensorProto};
+use super::{
+    AttributeProto, AttributeType, DataType, NodeProto, TensorProto, TensorShapeProto, TypeProto,
+    ValueInfoProto, tensor_shape_proto, type_proto,
+};
 
 /// A node of the standard domain.
 pub(crate) fn node(
@@ -62,4 +65,24 @@ pub(crate) fn raw_tensor(
 pub(crate) fn int64_tensor(name: &str, values: &[i64]) -> TensorProto {
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     raw_tensor(name, DataType::Int64, &[values.len()], bytes)
+}
+
+/// The name, type and shape of a tensor, as a graph input states them.
+pub(crate) fn value_info(tensor: &TensorProto) -> ValueInfoProto {
+    let dim = tensor.dims.iter().map(|&n| tensor_shape_proto::Dimension {
+        denotation: None,
+        value: Some(tensor_shape_proto::dimension::Value::DimValue(n)),
+    });
+    let stated = type_proto::Tensor {
+        elem_type: tensor.data_type,
+        shape: Some(TensorShapeProto { dim: dim.collect() }),
+    };
+    ValueInfoProto {
+        name: tensor.name.clone(),
+        r#type: Some(TypeProto {
+            denotation: None,
+            value: Some(type_proto::Value::TensorType(stated)),
+        }),
+        ..ValueInfoProto::default()
+    }
 }

@@ -131,6 +131,11 @@ fn a_folder_that_takes_no_file_is_named() {
     // Nobody, not even root, can make a file there.
     let folder = tempfile::tempdir().unwrap();
     let model = digits("model.onnx").display().to_string();
+    let line = fails(
+        folder.path(),
+        &["compress", &model, "-o", "/dev/null", "--force"],
+    );
+    assert!(line.contains("expected a file, found a device"), "{line}");
     let line = fails(folder.path(), &["compress", &model, "-o", "/proc/out.onnx"]);
     assert!(
         line.starts_with("error: /proc/out.onnx: cannot write: "),

@@ -53,6 +53,10 @@ fn wrong_usage_exits_with_two() {
         &["compress", "m.onnx", "-o", "o.onnx", "--modes", "2x2:4"],
         "modes need the format tt",
     );
+    check(
+        &["verify", "a.onnx", "b.onnx", "--threads", "100000"],
+        "--threads: expected at most 1024, found 100000",
+    );
     check(&["verify", "a.onnx"], "<OUTPUT>");
     check(
         &["inspect", "m.onnx", "--threads", "2"],
