@@ -33,7 +33,7 @@ def main():
     for name, group in sorted(moving, key=lambda item: (item[0].split("/")[0], int(item[0].split("/")[1]))):
         kernel, size = name.split("/")
         copy, amount = group["memcpy"]
-        cells = " | ".join(f"{copy / group[isa][0]:.2f}" for isa in isas)
+        cells = " | ".join(f"{copy / group[isa][0]:.2f}" if isa in group else "" for isa in isas)
         print(f"| {kernel} | {int(size):,} | {amount / copy:.0f} | {cells} |")
     print()
     print("GMAC/s; the last column is the fastest int8 x int8 over the faster f32:\n")

@@ -186,17 +186,15 @@ impl PackedMatrix {
         }
         // What the kernels see is a + shift and w; with zero points to match,
         // sum (a - z_a) (w - z_w) = sum a w - z_a sum w - z_w sum (a - z_a).
-        let (flip, shift) = match (signedness, isa.quad_signedness()) {
-            (Signedness::Signed, Signedness::Unsigned) => (0x80, 128),
-            (Signedness::Unsigned, Signedness::Signed) => (0x80, -128),
+        let (flips, shift) = match (signedness, isa.quad_signedness()) {
+            (Signedness::Signed, Signedness::Unsigned) => (0x8080_8080, 128),
+            (Signedness::Unsigned, Signedness::Signed) => (0x8080_8080, -128),
             _ => (0, 0),
         };
         let tiles = Tiles::new(m, isa);
         let mut quads = vec![0u32; m * self.k.div_ceil(4)];
-        tiles.interleave(a, self.k, 4, &mut quads, |_, bytes| {
-            let mut quad = [0u8; 4];
-            quad.iter_mut().zip(bytes).for_each(|(q, b)| *q = b ^ flip);
-            u32::from_le_bytes(quad)
+        tiles.interleave(a, self.k, &mut quads, |bytes: &[u8; 4]| {
+            u32::from_le_bytes(*bytes) ^ flips
         });
         let common = if a_zero_points.len() == 1 {
             a_zero_points[0] + shift
@@ -290,7 +288,7 @@ impl PackedMatrix {
         let padded = self.k.next_multiple_of(4);
         let tiles = Tiles::new(m, isa);
         let mut a = vec![0.0f32; m * padded];
-        tiles.interleave(x, self.k, 1, &mut a, |_, x| x[0]);
+        tiles.interleave(x, self.k, &mut a, |x: &[f32; 1]| x[0]);
         self.for_each_tile(&tiles, |panel, first_row, rows, tile| {
             let column = |c: usize, len: usize| (panel * PANEL + c).min(len - 1);
             let scales = std::array::from_fn(|c| scales[column(c, scales.len())]);

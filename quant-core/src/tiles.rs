@@ -39,22 +39,28 @@ impl Tiles {
         }
     }
 
-    /// Lays `[m, k]` out as `[tile][k / step][row]`, each step of a row made one element.
-    pub(crate) fn interleave<T, A>(
+    /// Lays `[m, k]` out as `[tile][k / N][row]`, each N elements of a row made one; the last are filled up with what
+    /// is 0 (which the weights there are, too).
+    pub(crate) fn interleave<T: Copy + Default, A, const N: usize>(
         &self,
         x: &[T],
         k: usize,
-        step: usize,
         out: &mut [A],
-        mut f: impl FnMut(usize, &[T]) -> A,
+        f: impl Fn(&[T; N]) -> A,
     ) {
         let steps = out.len() / self.m;
         self.for_each(|first, rows| {
             let tile = &mut out[first * steps..][..rows * steps];
             for r in 0..rows {
-                let row = &x[(first + r) * k..][..k];
-                for (i, part) in row.chunks(step).enumerate() {
-                    tile[i * rows + r] = f(i, part);
+                let (parts, rest) = x[(first + r) * k..][..k].as_chunks::<N>();
+                let mut column = tile.iter_mut().skip(r).step_by(rows);
+                for (part, o) in parts.iter().zip(&mut column) {
+                    *o = f(part);
+                }
+                if let (false, Some(o)) = (rest.is_empty(), column.next()) {
+                    *o = f(&std::array::from_fn(|i| {
+                        rest.get(i).copied().unwrap_or_default()
+                    }));
                 }
             }
         });

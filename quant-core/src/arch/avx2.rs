@@ -155,11 +155,26 @@ pub(super) fn fake_quantize(x: &[f32], map: AffineMap, out: &mut [f32]) {
     scalar::fake_quantize(x_tail, map, o_tail);
 }
 
+/// Calls a function whose code width is a constant.
+macro_rules! by_bits {
+    ($bits:expr, $function:ident($($arg:expr),*)) => {
+        match $bits.get() {
+            2 => $function::<2>($($arg),*),
+            3 => $function::<3>($($arg),*),
+            4 => $function::<4>($($arg),*),
+            5 => $function::<5>($($arg),*),
+            6 => $function::<6>($($arg),*),
+            7 => $function::<7>($($arg),*),
+            bits => unreachable!("codes of {bits} bits are not packed"),
+        }
+    };
+}
+
 #[target_feature(enable = "avx2,bmi2")]
 pub(super) fn pack(codes: &[u8], bits: Bits, out: &mut [u8]) {
     match bits {
         Bits::B4 => pack_4(codes, out),
-        _ => pack_dense(codes, bits, out),
+        _ => by_bits!(bits, pack_dense(codes, bits, out)),
     }
 }
 
@@ -167,7 +182,7 @@ pub(super) fn pack(codes: &[u8], bits: Bits, out: &mut [u8]) {
 pub(super) fn unpack(packed: &[u8], bits: Bits, signedness: Signedness, out: &mut [u8]) {
     match bits {
         Bits::B4 => unpack_4(packed, signedness, out),
-        _ => unpack_dense(packed, bits, signedness, out),
+        _ => by_bits!(bits, unpack_dense(packed, bits, signedness, out)),
     }
 }
 
@@ -206,39 +221,36 @@ fn unpack_4(packed: &[u8], signedness: Signedness, out: &mut [u8]) {
 }
 
 /// The bits of each byte of a word that a code of this width has.
-fn code_mask(bits: Bits) -> u64 {
-    0x0101_0101_0101_0101 * ((1 << bits.get()) - 1)
+const fn code_mask(bits: usize) -> u64 {
+    0x0101_0101_0101_0101 * ((1 << bits) - 1)
 }
 
 #[inline]
 #[target_feature(enable = "bmi2")]
-fn pack_dense(codes: &[u8], bits: Bits, out: &mut [u8]) {
-    let b = usize::from(bits.get());
+fn pack_dense<const B: usize>(codes: &[u8], bits: Bits, out: &mut [u8]) {
     let (c, c_tail) = codes.as_chunks::<8>();
-    let (o, o_tail) = out.split_at_mut(c.len() * b);
-    for (c, o) in c.iter().zip(o.chunks_exact_mut(b)) {
-        let word = _pext_u64(u64::from_le_bytes(*c), code_mask(bits));
-        o.copy_from_slice(&word.to_le_bytes()[..b]);
+    let (o, o_tail) = out.split_at_mut(c.len() * B);
+    for (c, o) in c.iter().zip(o.as_chunks_mut::<B>().0) {
+        let word = _pext_u64(u64::from_le_bytes(*c), code_mask(B)).to_le_bytes();
+        *o = std::array::from_fn(|i| word[i]);
     }
     scalar::pack(c_tail, bits, o_tail);
 }
 
 #[inline]
 #[target_feature(enable = "bmi2")]
-fn unpack_dense(packed: &[u8], bits: Bits, signedness: Signedness, out: &mut [u8]) {
-    let b = usize::from(bits.get());
+fn unpack_dense<const B: usize>(packed: &[u8], bits: Bits, signedness: Signedness, out: &mut [u8]) {
     let (o, o_tail) = out.as_chunks_mut::<8>();
-    let (p, p_tail) = packed.split_at(o.len() * b);
+    let (p, p_tail) = packed.split_at(o.len() * B);
     // The bits above the sign are the sign: multiplied up, they do not reach the next byte.
     let sign_bits = match signedness {
-        Signedness::Signed => 0x0101_0101_0101_0101 << (b - 1),
+        Signedness::Signed => 0x0101_0101_0101_0101 << (B - 1),
         Signedness::Unsigned => 0,
     };
-    let extension = (1u64 << (9 - b)) - 2;
-    for (p, o) in p.chunks_exact(b).zip(o) {
-        let mut word = [0; 8];
-        word[..b].copy_from_slice(p);
-        let word = _pdep_u64(u64::from_le_bytes(word), code_mask(bits));
+    let extension = (1u64 << (9 - B)) - 2;
+    for (p, o) in p.as_chunks::<B>().0.iter().zip(o) {
+        let word = std::array::from_fn(|i| if i < B { p[i] } else { 0 });
+        let word = _pdep_u64(u64::from_le_bytes(word), code_mask(B));
         *o = (word | ((word & sign_bits) * extension)).to_le_bytes();
     }
     scalar::unpack(p_tail, bits, signedness, o_tail);

@@ -229,6 +229,11 @@ impl FixedPoint {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
 pub(super) fn quantize(x: &[f32], map: AffineMap, out: &mut [u8]) {
+    // Four loads for one store: it is the loads that should not straddle cache lines.
+    let head = x.as_ptr().align_offset(64).min(x.len());
+    let (x_head, x) = x.split_at(head);
+    let (o_head, out) = out.split_at_mut(head);
+    quantize_by_division(x_head, map, o_head);
     let (x, x_tail) = x.as_chunks::<64>();
     let (o, o_tail) = out.as_chunks_mut::<64>();
     if FixedPoint::SCALES.contains(&map.scale) {
