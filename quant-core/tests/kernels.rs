@@ -139,6 +139,39 @@ fn elementwise_kernels_equal_the_scalar_ones() {
     }
 }
 
+/// Quantizing without division must notice every value whose rounding it cannot decide: whole blocks at one distance
+/// from half steps, among them NaN and infinities, for many scales.
+#[test]
+fn values_near_half_steps_quantize_alike() {
+    let mut next = pseudo_random(12);
+    for round in 0..400 {
+        let scale = 2f32.powi((next() % 120) as i32 - 60) * (1.0 + next() as f32 / u32::MAX as f32);
+        let zero_point = (next() % 256) as i32;
+        let map = AffineMap::new(scale, zero_point, &QuantScheme::affine(Bits::B8)).unwrap();
+        let mut x = Vec::new();
+        for distance in 0..40 {
+            let side = if round % 2 == 0 { 1.0 } else { -1.0 };
+            let from_half = side * f64::from(distance) / 65536.0 * 0.75;
+            let steps = |i: i32| f64::from(i * 4 - 128 - (next() % 4) as i32) + 0.5 + from_half;
+            x.extend((0..64).map(steps).map(|s| (s * f64::from(scale)) as f32));
+        }
+        for odd in [
+            f32::NAN,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            f32::MAX,
+            -0.0,
+            1e-45,
+        ] {
+            let at = next() as usize % x.len();
+            x[at] = odd;
+        }
+        for isa in simd() {
+            check_elementwise(isa, map, Signedness::Unsigned, &x);
+        }
+    }
+}
+
 #[test]
 fn odd_numbers_have_documented_codes() {
     let map = AffineMap::new(2.0, 10, &QuantScheme::affine(Bits::B8)).unwrap();
