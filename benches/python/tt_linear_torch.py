@@ -1,7 +1,8 @@
 """Times one forward + backward step of a TT-matrix layer in PyTorch, the baseline of `benches/tn_qat.rs`.
 
     pip install torch numpy
-    python benches/python/tt_linear_torch.py --threads 2 [--rust TABLE.json]
+    cargo build --release -p tn-qat --example tt_step
+    python benches/python/tt_linear_torch.py --threads 2 --rust target/release/examples/tt_step
 
 The layer is 1024 x 1024 as (4, 8, 8, 4)^2, batch 128. Several ways to compute it are timed and the
 fastest one counts:
@@ -12,12 +13,15 @@ fastest one counts:
 * `chain`: core after core from the right, each one `matmul` on views.
 
 Each is a step as a training loop has it: forward, `backward` of a given output gradient, gradients of
-the cores and of the input. Prints one JSON object: medians in microseconds.
+the cores and of the input. With `--rust`, PyTorch and tn-qat take turns for `--rounds` rounds, so that both see the
+same machine. Prints one JSON object: medians over the rounds in microseconds, and the ratio of the fastest of PyTorch's
+ways to tn-qat.
 """
 
 import argparse
 import json
 import statistics
+import subprocess
 import time
 
 import torch
@@ -103,20 +107,33 @@ def step_time(way, rank, seconds):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=1.5)
+    parser.add_argument("--seconds", type=float, default=0.7, help="per way and round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rust", help="the built example `tt_step`")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    result = {"torch": torch.__version__, "threads": args.threads, "microseconds": {}}
     for rank in (8, 16):
         x = torch.randn(3, 1024)
         g = [c.detach() for c in cores(rank, torch.Generator().manual_seed(2))]
         want = reconstruct(x, g)
-        times = {}
-        for name, way in WAYS.items():
+        for way in WAYS.values():
             torch.testing.assert_close(way(x, g), want, rtol=1e-3, atol=1e-3)
-            times[name] = round(step_time(way, rank, args.seconds), 1)
-        times["fastest"] = min(times.values())
-        result["microseconds"][f"rank {rank}"] = times
+    times = {f"rank {rank}": {} for rank in (8, 16)}
+    for _ in range(args.rounds):
+        for rank in (8, 16):
+            for name, way in WAYS.items():
+                times[f"rank {rank}"].setdefault(name, []).append(step_time(way, rank, args.seconds))
+        if args.rust:
+            out = subprocess.run([args.rust, str(args.threads)], check=True, capture_output=True, text=True)
+            for rank, routes in json.loads(out.stdout).items():
+                for route, micros in routes.items():
+                    times[rank].setdefault(f"tn-qat {route}", []).append(micros)
+    result = {"torch": torch.__version__, "threads": args.threads, "rounds": args.rounds}
+    for rank, ways in times.items():
+        medians = {name: round(statistics.median(values), 1) for name, values in ways.items()}
+        if args.rust:
+            medians["ratio"] = round(min(medians[w] for w in WAYS) / medians["tn-qat auto"], 2)
+        result[rank] = medians
     print(json.dumps(result, indent=2))
 
 
