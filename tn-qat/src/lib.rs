@@ -10,23 +10,31 @@
 //! - [`TtLinear`], [`TuckerLinear`], [`DenseLinear`], [`Embedding`]: forward and backward; [`Layer`] is what they share.
 //!   A [`LayerPlan`] says what a layer does for a batch; [`Route`] overrules it.
 //! - [`AdamW`], [`Sgd`], [`Schedule`], [`clip_gradients`].
+//! - [`Network`] and [`train()`]: a stack of layers held to labels, to a teacher's logits or to a layer's outputs.
+//! - [`fit_layer`] and [`fit_train`]: one layer held to the outputs of the layer it replaces.
 //!
 //! Every layer gives the exact integers of its forward pass by `to_quantized`.
 
 mod chain;
 mod error;
 mod fake_quant;
+mod fit;
 mod layers;
 mod optim;
 mod parameter;
 mod store;
+mod train;
 
 pub use chain::{Cache, LayerPlan, Route};
 pub use error::{QatError, Result};
 pub use fake_quant::{FakeQuant, QatPhase, QatSchedule, StepInit, Steps};
+pub use fit::{FitConfig, FitReport, fit_layer, fit_train, output_error};
 pub use layers::{DenseLinear, Embedding, Layer, TtLinear, TuckerLinear};
 pub use optim::{AdamW, Optimizer, Schedule, Sgd, clip_gradients};
 pub use parameter::{Gradients, Parameter, ParameterKind};
+pub use train::{
+    Activation, Network, NetworkState, Objective, TrainConfig, TrainReport, accuracy, train,
+};
 
 /// The README's example is a test.
 #[cfg(doctest)]

@@ -61,7 +61,10 @@ fn check(what: &str, found: &[f32], expected: &[f32]) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let scale = expected.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
     for (i, (a, b)) in found.iter().zip(expected).enumerate() {
-        assert!((a - b).abs() <= 1e-4 * scale, "{what}[{i}]: {a}, torch has {b}");
+        assert!(
+            (a - b).abs() <= 1e-4 * scale,
+            "{what}[{i}]: {a}, torch has {b}"
+        );
     }
 }
 
@@ -78,10 +81,14 @@ fn run<L: Layer<f32>>(
     }
     // Steps and zero points come in the order of the weights.
     let fill = |layer: &mut L, kind, values: &[Option<Vec<f32>>]| {
-        let parameters = layer.parameters_mut().iter_mut().filter(|p| p.kind() == kind);
+        let parameters = layer
+            .parameters_mut()
+            .iter_mut()
+            .filter(|p| p.kind() == kind);
         let mut values = values.iter().flatten();
         for p in parameters {
-            p.values_mut().copy_from_slice(values.next().expect("one for each quantizer"));
+            p.values_mut()
+                .copy_from_slice(values.next().expect("one for each quantizer"));
         }
         assert!(values.next().is_none());
     };
@@ -91,7 +98,10 @@ fn run<L: Layer<f32>>(
     let array = |values: &[f32], cols| {
         Array2::from_shape_vec((case.batch, cols), values.to_vec()).expect("a full array")
     };
-    let (x, c) = (array(&case.x, layer.inputs()), array(&case.c, layer.outputs()));
+    let (x, c) = (
+        array(&case.x, layer.inputs()),
+        array(&case.c, layer.outputs()),
+    );
     let mut cache = Cache::new();
     let y = layer.forward(x.view(), &mut cache).unwrap();
     let (dx, grads) = layer.backward(x.view(), &mut cache, c.view()).unwrap();
@@ -99,7 +109,10 @@ fn run<L: Layer<f32>>(
     check(&format!("{name}: dx"), dx.as_slice().unwrap(), &case.dx);
     let of = |kind| {
         let pairs = layer.parameters().iter().zip(grads.iter());
-        pairs.filter(move |(p, _)| p.kind() == kind).map(|(_, g)| g.to_vec()).collect::<Vec<_>>()
+        pairs
+            .filter(move |(p, _)| p.kind() == kind)
+            .map(|(_, g)| g.to_vec())
+            .collect::<Vec<_>>()
     };
     let flat = |values: &[Option<Vec<f32>>]| values.iter().flatten().cloned().collect::<Vec<_>>();
     let bias: Vec<_> = case.d_bias.iter().cloned().collect();
@@ -118,23 +131,31 @@ fn run<L: Layer<f32>>(
 }
 
 fn train(case: &Case, route: Route) -> TtLinear {
-    let layout = if case.layout == "split" { Layout::Split } else { Layout::Interleaved };
-    let modes =
-        MatrixModes::new(layout, case.row_modes.clone(), case.col_modes.clone()).unwrap();
+    let layout = if case.layout == "split" {
+        Layout::Split
+    } else {
+        Layout::Interleaved
+    };
+    let modes = MatrixModes::new(layout, case.row_modes.clone(), case.col_modes.clone()).unwrap();
     let cores = case.shapes.iter().zip(&case.weights).map(|(s, w)| {
         TtMatrixCore::new(Array4::from_shape_vec((s[0], s[1], s[2], s[3]), w.clone()).unwrap())
     });
     let cores = cores.collect::<Result<_, _>>().unwrap();
-    TtLinear::from_train(&TtMatrix::from_cores(modes, cores).unwrap()).unwrap().with_route(route)
+    TtLinear::from_train(&TtMatrix::from_cores(modes, cores).unwrap())
+        .unwrap()
+        .with_route(route)
 }
 
 fn tucker(case: &Case, route: Route) -> TuckerLinear {
     let core = ArrayD::from_shape_vec(IxDyn(&case.shapes[0]), case.weights[0].clone()).unwrap();
-    let factors = case.shapes[1..].iter().zip(&case.weights[1..]).map(|(s, w)| {
-        Array2::from_shape_vec((s[0], s[1]), w.clone()).unwrap()
-    });
+    let factors = case.shapes[1..]
+        .iter()
+        .zip(&case.weights[1..])
+        .map(|(s, w)| Array2::from_shape_vec((s[0], s[1]), w.clone()).unwrap());
     let network = Tucker::from_parts(core, factors.collect()).unwrap();
-    TuckerLinear::from_tucker(&network, case.rows).unwrap().with_route(route)
+    TuckerLinear::from_tucker(&network, case.rows)
+        .unwrap()
+        .with_route(route)
 }
 
 #[test]
@@ -150,14 +171,18 @@ fn outputs_and_gradients_equal_pytorch() {
                     if let Some(bias) = &case.bias {
                         layer = layer.with_bias(bias.clone()).unwrap();
                     }
-                    run(&name, case, layer, |l, k, s| l.quantize_weight(k, s, init).unwrap());
+                    run(&name, case, layer, |l, k, s| {
+                        l.quantize_weight(k, s, init).unwrap()
+                    });
                 }
                 "tucker" => {
                     let mut layer = tucker(case, route);
                     if let Some(bias) = &case.bias {
                         layer = layer.with_bias(bias.clone()).unwrap();
                     }
-                    run(&name, case, layer, |l, k, s| l.quantize_weight(k, s, init).unwrap());
+                    run(&name, case, layer, |l, k, s| {
+                        l.quantize_weight(k, s, init).unwrap()
+                    });
                 }
                 _ => {
                     let (s, w) = (&case.shapes[0], case.weights[0].clone());

@@ -184,6 +184,15 @@ macro_rules! delegate_layer {
                 Ok(self)
             }
 
+            /// Adds a bias in place, or replaces it.
+            ///
+            /// # Errors
+            /// As `with_bias`.
+            pub fn set_bias(&mut self, bias: Vec<T>) -> crate::Result<()> {
+                let outputs = self.linear.outputs();
+                self.linear.store.set_bias(outputs, bias)
+            }
+
             /// Adds a bias of zeros, or sets it to zero.
             #[must_use]
             pub fn with_zero_bias(mut self) -> Self {

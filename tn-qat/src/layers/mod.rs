@@ -18,6 +18,7 @@ use crate::parameter::{Gradients, Parameter};
 
 pub use dense::DenseLinear;
 pub use embedding::Embedding;
+pub(crate) use linear::generator;
 pub use tt::TtLinear;
 pub use tucker::TuckerLinear;
 
@@ -131,4 +132,47 @@ pub trait Layer<T: Real = f32>: Send + Sync {
     /// # Errors
     /// As [`Layer::forward_into`].
     fn effective_weight(&self) -> Result<Array2<T>>;
+}
+
+/// A borrowed layer is a layer.
+impl<T: Real, L: Layer<T> + ?Sized> Layer<T> for &mut L {
+    fn inputs(&self) -> usize {
+        (**self).inputs()
+    }
+    fn outputs(&self) -> usize {
+        (**self).outputs()
+    }
+    fn parameters(&self) -> &[Parameter<T>] {
+        (**self).parameters()
+    }
+    fn parameters_mut(&mut self) -> &mut [Parameter<T>] {
+        (**self).parameters_mut()
+    }
+    fn set_phase(&mut self, phase: QatPhase) {
+        (**self).set_phase(phase);
+    }
+    fn observe(&mut self, init: StepInit) -> Result<()> {
+        (**self).observe(init)
+    }
+    fn forward_into(
+        &self,
+        x: ArrayView2<'_, T>,
+        cache: &mut Cache<T>,
+        y: ArrayViewMut2<'_, T>,
+    ) -> Result<()> {
+        (**self).forward_into(x, cache, y)
+    }
+    fn backward_into(
+        &self,
+        x: ArrayView2<'_, T>,
+        cache: &mut Cache<T>,
+        dy: ArrayView2<'_, T>,
+        grads: &mut Gradients<T>,
+        dx: Option<ArrayViewMut2<'_, T>>,
+    ) -> Result<()> {
+        (**self).backward_into(x, cache, dy, grads, dx)
+    }
+    fn effective_weight(&self) -> Result<Array2<T>> {
+        (**self).effective_weight()
+    }
 }

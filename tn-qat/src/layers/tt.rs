@@ -1,7 +1,9 @@
 //! A matrix train as a layer.
 
-use ndarray::Array4;
-use tn_formats::{Layout, MatrixModes, QuantizedTtMatrix, Real, TtMatrix, TtMatrixCore};
+use ndarray::{Array4, ArrayView2};
+use tn_formats::{
+    Layout, MatrixModes, QuantizedTtMatrix, Real, Truncation, TtMatrix, TtMatrixCore,
+};
 
 use super::linear::{Linear, delegate_layer, generator, normal};
 use crate::chain::Structure;
@@ -55,6 +57,18 @@ impl<T: Real> TtLinear<T> {
             linear: Linear::new(store, Structure::Train(shapes)),
             modes: train.modes().clone(),
         })
+    }
+
+    /// A layer from a dense weight by TT-SVD with ranks up to `rank`.
+    ///
+    /// # Shapes
+    /// `w` is `[M, N]`.
+    ///
+    /// # Errors
+    /// [`crate::QatError::Format`] when modes, weight and rank do not fit.
+    pub fn from_matrix(w: ArrayView2<'_, T>, modes: &MatrixModes, rank: usize) -> Result<Self> {
+        let (train, _) = TtMatrix::decompose(w, modes, &Truncation::MaxRank(rank))?;
+        Self::from_train(&train)
     }
 
     /// Normal cores such that the entries of `W` have variance `2 / (M + N)` (Glorot and Bengio 2010).
