@@ -1,8 +1,9 @@
 //! Fits the two hidden layers of a trained 784-1024-1024-10 network by trains, one layer after the other, float cores.
 //!
 //! `python tn-qat/examples/export_gemm.py ../shared/models/mnist-mlp.onnx /tmp/mnist-mlp.npz`, then
-//! `cargo run --release -p tn-qat --example mnist_layerwise -- /tmp/mnist-mlp.npz ../shared/data/mnist 8 3000`
-//! (weights, folder with train.npz and dev.npz, rank, steps per layer). Prints the accuracy on dev.
+//! `cargo run --release -p tn-qat --example mnist_layerwise -- /tmp/mnist-mlp.npz ../shared/data/mnist 8 1500 1500 4e-3`
+//! (weights, folder with train.npz and dev.npz, rank, gradient steps per layer on its own outputs, then on what the next
+//! layer sees of them, rate). Prints the accuracy on dev.
 #![allow(clippy::print_stdout, reason = "an example shows its result")]
 
 use std::error::Error;
@@ -13,7 +14,9 @@ use std::time::Instant;
 use ndarray::{Array1, Array2};
 use tn_formats::npy::{NpyArray, Npz};
 use tn_formats::{Layout, MatrixModes};
-use tn_qat::{Activation, DenseLinear, FitConfig, Network, TtLinear, accuracy, fit_train};
+use tn_qat::{
+    Activation, DenseLinear, FitConfig, Network, TtLinear, accuracy, fit_ahead, fit_train,
+};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -32,15 +35,16 @@ fn dataset(path: &Path) -> Outcome<(Array2<f32>, Vec<i64>)> {
 
 fn main() -> Outcome<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [weights, data, rank, steps] = args.as_slice() else {
-        return Err("usage: mnist_layerwise WEIGHTS.npz DATA_FOLDER RANK STEPS".into());
+    let [weights, data, rank, steps, ahead, rate] = args.as_slice() else {
+        return Err("usage: mnist_layerwise WEIGHTS.npz DATA_FOLDER RANK STEPS AHEAD RATE".into());
     };
-    let (rank, steps): (usize, u64) = (rank.parse()?, steps.parse()?);
+    let (rank, steps, ahead): (usize, u64, u64) = (rank.parse()?, steps.parse()?, ahead.parse()?);
+    let rate: f64 = rate.parse()?;
     let mut npz = Npz::open(File::open(weights)?)?;
     let (x, _) = dataset(&Path::new(data).join("train.npz"))?;
     let (dev, labels) = dataset(&Path::new(data).join("dev.npz"))?;
     let modes = [
-        MatrixModes::new(Layout::Interleaved, vec![4, 8, 8, 4], vec![4, 7, 7, 4])?,
+        MatrixModes::new(Layout::Interleaved, vec![4, 8, 8, 4], vec![4, 7, 4, 7])?,
         MatrixModes::new(Layout::Interleaved, vec![4, 8, 8, 4], vec![4, 8, 8, 4])?,
     ];
     let mut original = Vec::new();
@@ -59,8 +63,17 @@ fn main() -> Outcome<()> {
             ..FitConfig::default()
         };
         config.train.steps = steps;
+        config.train.rate = rate;
+        config.sweeps = 3;
         let mut layer = TtLinear::from_matrix(w.view(), modes, rank)?.with_bias(b.to_vec())?;
         let report = fit_train(&mut layer, inputs.view(), target.view(), &config)?;
+        if ahead > 0 {
+            config.train.steps = ahead;
+            let next = original[k + 1].0.view();
+            let report = fit_ahead(&mut layer, inputs.view(), target.view(), next, &config)?;
+            let (first, last) = (report.curve[0], report.last_loss());
+            println!("layer {k}: error at the next layer {first:.4}, then {last:.4}");
+        }
         println!(
             "layer {k}: {report}, {:.1} s",
             start.elapsed().as_secs_f64()

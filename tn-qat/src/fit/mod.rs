@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::chain::Cache;
 use crate::error::{Result, check_shape};
-use crate::layers::{Layer, TtLinear};
+use crate::layers::{FixedLinear, Layer, TtLinear};
 use crate::train::{Activation, Network, Objective, TrainConfig, TrainReport, train};
 
 /// How to fit a layer.
@@ -156,6 +156,43 @@ pub fn fit_train(
     }
     let solved = output_error(layer, x, target, config.through)?;
     gradients(layer, x, target, config, before, sweeps, solved)
+}
+
+/// Fits any layer by gradients of the error that the next layer sees: `|| V f(y) - V f(target) ||²` for the next layer's
+/// weight V and the activation f between them. What V does not look at need not be right.
+///
+/// # Shapes
+/// As [`fit_layer`]; `next` is `[outputs of the next layer, M]`.
+///
+/// # Numerics
+/// As [`train()`].
+///
+/// # Errors
+/// As [`train()`].
+pub fn fit_ahead<L: Layer<f32>>(
+    layer: &mut L,
+    x: ArrayView2<'_, f32>,
+    target: ArrayView2<'_, f32>,
+    next: ArrayView2<'_, f32>,
+    config: &FitConfig,
+) -> Result<TrainReport> {
+    check_shape(
+        "target outputs",
+        &[x.nrows(), layer.outputs()],
+        target.shape(),
+    )?;
+    let after = target.mapv(|t| config.through.value(t));
+    let fixed = FixedLinear::new(next.to_owned());
+    let seen = fixed.forward(after.view(), &mut Cache::new())?;
+    let mut network = Network::new(vec![
+        (Box::new(&mut *layer), config.through),
+        (Box::new(fixed), Activation::Identity),
+    ])?;
+    let objective = Objective::Outputs {
+        target: seen.view(),
+        through: Activation::Identity,
+    };
+    train(&mut network, x, objective, &config.train, &mut |_, _| {})
 }
 
 fn gradients<L: Layer<f32>>(

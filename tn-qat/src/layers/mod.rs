@@ -2,6 +2,7 @@
 
 mod dense;
 mod embedding;
+mod fixed;
 mod linear;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use crate::parameter::{Gradients, Parameter};
 
 pub use dense::DenseLinear;
 pub use embedding::Embedding;
+pub use fixed::FixedLinear;
 pub(crate) use linear::generator;
 pub use tt::TtLinear;
 pub use tucker::TuckerLinear;
