@@ -12,6 +12,7 @@
 //! - [`AdamW`], [`Sgd`], [`Schedule`], [`clip_gradients`].
 //! - [`Network`] and [`train()`]: a stack of layers held to labels, to a teacher's logits or to a layer's outputs.
 //! - [`fit_layer`] and [`fit_train`]: one layer held to the outputs of the layer it replaces.
+//! - [`studies`]: quantization after against during training, ranks, bits, gauges.
 //!
 //! Every layer gives the exact integers of its forward pass by `to_quantized`.
 
@@ -23,6 +24,7 @@ mod layers;
 mod optim;
 mod parameter;
 mod store;
+pub mod studies;
 mod train;
 
 pub use chain::{Cache, LayerPlan, Route};

@@ -6,11 +6,11 @@ use tn_formats::linalg::gemm;
 
 use super::Layer;
 use crate::chain::Cache;
-use crate::error::{Result, check_shape};
+use crate::error::{Result, check_len, check_shape};
 use crate::fake_quant::{QatPhase, StepInit};
 use crate::parameter::{Gradients, Parameter};
 
-/// `y = W x` with a weight that stays: for the layers behind the ones that are trained. It has no parameters.
+/// `y = W x + b` with a weight that stays: for the layers behind the ones that are trained. It has no parameters.
 ///
 /// ```
 /// use ndarray::array;
@@ -26,12 +26,23 @@ use crate::parameter::{Gradients, Parameter};
 #[derive(Debug, Clone)]
 pub struct FixedLinear<T = f32> {
     weight: Array2<T>,
+    bias: Option<Vec<T>>,
 }
 
 impl<T: Real> FixedLinear<T> {
     /// A map by this weight `[M, N]`.
     pub fn new(weight: Array2<T>) -> Self {
-        Self { weight }
+        Self { weight, bias: None }
+    }
+
+    /// Adds a bias, or replaces it.
+    ///
+    /// # Errors
+    /// [`crate::QatError::Length`] unless there is one entry for each output.
+    pub fn with_bias(mut self, bias: Vec<T>) -> Result<Self> {
+        check_len("bias", self.weight.nrows(), bias.len())?;
+        self.bias = Some(bias);
+        Ok(self)
     }
 }
 
@@ -62,10 +73,16 @@ impl<T: Real> Layer<T> for FixedLinear<T> {
         &self,
         x: ArrayView2<'_, T>,
         _: &mut Cache<T>,
-        y: ArrayViewMut2<'_, T>,
+        mut y: ArrayViewMut2<'_, T>,
     ) -> Result<()> {
         check_shape("input of a layer", &[x.nrows(), self.inputs()], x.shape())?;
-        Ok(gemm(T::one(), x, self.weight.t(), T::zero(), y)?)
+        gemm(T::one(), x, self.weight.t(), T::zero(), y.view_mut())?;
+        if let Some(bias) = &self.bias {
+            for mut row in y.rows_mut() {
+                row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
+            }
+        }
+        Ok(())
     }
 
     fn backward_into(

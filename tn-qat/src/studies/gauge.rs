@@ -1,0 +1,134 @@
+//! What the gauge of a train costs when its cores are quantized: the same tensor, the same bytes.
+
+use ndarray::ArrayView2;
+use quant_core::{Bits, QuantScheme};
+use serde::{Deserialize, Serialize};
+use tn_formats::{Gauge, MatrixModes, Rotation, Truncation, TtMatrix};
+
+use super::report::digits;
+use super::{Series, Study, StudyReport, quantize_cores, relative};
+use crate::error::Result;
+
+/// What to try.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GaugeConfig {
+    /// Largest ranks of the trains.
+    pub ranks: Vec<usize>,
+    /// Widths of the codes.
+    pub bits: Vec<Bits>,
+    /// Seed of the rotations.
+    pub seed: u64,
+}
+
+impl Default for GaugeConfig {
+    /// Ranks 8 and 32; 8, 4 and 3 bits.
+    fn default() -> Self {
+        Self { ranks: vec![8, 32], bits: vec![Bits::B8, Bits::B4, Bits::B3], seed: 1 }
+    }
+}
+
+/// One rank and width in all gauges.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GaugeRow {
+    /// Largest rank.
+    pub rank: usize,
+    /// Width of the codes.
+    pub bits: Bits,
+    /// Bytes of the cores; the same in every gauge.
+    pub bytes: usize,
+    /// Distance of the quantized from the float train with cores as TT-SVD leaves them.
+    pub left: f64,
+    /// In the symmetric gauge.
+    pub symmetric: f64,
+    /// In the symmetric gauge with a Hadamard or random rotation in every bond.
+    pub rotated: f64,
+}
+
+/// What `gauge` found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GaugeStudy {
+    /// One row for each rank and width.
+    pub rows: Vec<GaugeRow>,
+}
+
+/// Quantizes the trains of a weight in every gauge, one symmetric step per core.
+///
+/// # Shapes
+/// `weight` is `[M, N]` as `modes` say.
+///
+/// # Errors
+/// [`crate::QatError::Format`] when modes and weight do not fit.
+pub fn gauge(weight: ArrayView2<'_, f32>, modes: &MatrixModes, config: &GaugeConfig) -> Result<GaugeStudy> {
+    let mut rows = Vec::new();
+    for &rank in &config.ranks {
+        let (train, _) = TtMatrix::decompose(weight, modes, &Truncation::MaxRank(rank))?;
+        let dense = train.to_dense();
+        let rotation = Rotation::Hadamard { seed: config.seed };
+        let gauges = [Gauge::Left, Gauge::Symmetric, Gauge::Rotated(rotation)];
+        let trains = gauges.map(|g| train.gauge(g));
+        for &bits in &config.bits {
+            let mut bytes = 0;
+            let mut noise = [0.0; 3];
+            for (noise, train) in noise.iter_mut().zip(&trains) {
+                let Ok(train) = train else { continue };
+                let (quantized, b) = quantize_cores(train, QuantScheme::symmetric(bits))?;
+                bytes = b;
+                *noise = relative(quantized.to_dense().view(), dense.view());
+            }
+            let [left, symmetric, rotated] = noise;
+            rows.push(GaugeRow { rank, bits, bytes, left, symmetric, rotated });
+        }
+    }
+    Ok(GaugeStudy { rows })
+}
+
+impl Study for GaugeStudy {
+    fn report(&self) -> StudyReport {
+        let rows = self.rows.iter().map(|r| {
+            vec![
+                r.rank.to_string(),
+                r.bits.to_string(),
+                r.bytes.to_string(),
+                digits(r.left),
+                digits(r.symmetric),
+                digits(r.rotated),
+                digits(r.left / r.rotated.max(f64::MIN_POSITIVE)),
+            ]
+        });
+        let series = |name: &str, value: fn(&GaugeRow) -> f64| Series {
+            name: name.to_owned(),
+            points: self.rows.iter().map(|r| (r.bytes as f64, value(r))).collect(),
+        };
+        let median = |value: fn(&GaugeRow) -> f64| {
+            let mut ratios: Vec<f64> =
+                self.rows.iter().map(|r| r.left / value(r).max(f64::MIN_POSITIVE)).collect();
+            ratios.sort_by(f64::total_cmp);
+            ratios.get(ratios.len() / 2).copied().unwrap_or(1.0)
+        };
+        let wins = self.rows.iter().filter(|r| r.rotated < r.symmetric).count();
+        let conclusion = vec![
+            format!(
+                "At the same bytes the symmetric gauge lowers the noise of quantization by a median factor of {}, with a rotation \
+                 in every bond by {}.",
+                digits(median(|r| r.symmetric)),
+                digits(median(|r| r.rotated)),
+            ),
+            format!("The rotation helps beyond the symmetric gauge in {wins} of {} rows.", self.rows.len()),
+        ];
+        StudyReport {
+            title: "Noise of quantization by gauge".to_owned(),
+            columns: ["rank", "bits", "bytes", "as TT-SVD", "symmetric", "rotated", "factor"]
+                .map(str::to_owned)
+                .to_vec(),
+            rows: rows.collect(),
+            x_label: "bytes of the cores".to_owned(),
+            y_label: "relative noise of quantization".to_owned(),
+            series: vec![
+                series("as TT-SVD", |r| r.left),
+                series("symmetric", |r| r.symmetric),
+                series("rotated", |r| r.rotated),
+            ],
+            conclusion,
+        }
+    }
+}
