@@ -9,7 +9,7 @@ use std::path::Path;
 
 use ndarray::Array2;
 use quant_core::{Bits, QuantScheme};
-use tn_formats::npy::{Npz, NpyArray};
+use tn_formats::npy::{NpyArray, Npz};
 use tn_formats::{Layout, MatrixModes};
 use tn_qat::{
     Activation, Layer, Network, Objective, QatSchedule, StepInit, TrainConfig, TtLinear, accuracy,
@@ -19,7 +19,9 @@ use tn_qat::{
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 fn dataset(name: &str) -> Outcome<(Array2<f32>, Vec<i64>)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/digits").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../examples/digits")
+        .join(name);
     let mut npz = Npz::open(File::open(path)?)?;
     let labels = match npz.read("labels")? {
         NpyArray::I64(a) => a.iter().copied().collect(),
@@ -35,18 +37,26 @@ fn main() -> Outcome<()> {
         // 64 -> 256 -> 10, each weight a train: cores (1,4,4,8) (8,8,4,8) (8,8,4,1) and low rank 8.
         let hidden = MatrixModes::new(Layout::Interleaved, vec![4, 8, 8], vec![4, 4, 4])?;
         let mut first = TtLinear::<f32>::random(&hidden, &[8, 8], 1)?.with_zero_bias();
-        let mut last = TtLinear::<f32>::random(&MatrixModes::low_rank(10, 256)?, &[8], 2)?.with_zero_bias();
+        let mut last =
+            TtLinear::<f32>::random(&MatrixModes::low_rank(10, 256)?, &[8], 2)?.with_zero_bias();
         if let Some(bits) = bits {
             first.quantize(QuantScheme::symmetric(bits), StepInit::Mse)?;
             last.quantize(QuantScheme::symmetric(bits), StepInit::Mse)?;
         }
-        let parameters: usize =
-            [&first, &last].iter().flat_map(|l| l.parameters()).map(|p| p.values().len()).sum();
+        let parameters: usize = [&first, &last]
+            .iter()
+            .flat_map(|l| l.parameters())
+            .map(|p| p.values().len())
+            .sum();
         let config = TrainConfig {
             steps: 1500,
             batch: 64,
             rate: 1e-2,
-            qat: QatSchedule { float: 500, observe: 100, freeze_from: 1450 },
+            qat: QatSchedule {
+                float: 500,
+                observe: 100,
+                freeze_from: 1450,
+            },
             ..TrainConfig::default()
         };
         let found = {
@@ -54,7 +64,13 @@ fn main() -> Outcome<()> {
                 (Box::new(&mut first), Activation::Relu),
                 (Box::new(&mut last), Activation::Identity),
             ])?;
-            train(&mut network, x.view(), Objective::Labels(&labels), &config, &mut |_, _| {})?;
+            train(
+                &mut network,
+                x.view(),
+                Objective::Labels(&labels),
+                &config,
+                &mut |_, _| {},
+            )?;
             accuracy(network.predict(test.view())?.view(), &test_labels)?
         };
         let what = match bits {
@@ -64,7 +80,11 @@ fn main() -> Outcome<()> {
                 format!("int{bits}, {bytes} bytes of cores")
             }
         };
-        println!("{what}: {:.2} % of the test digits (dense: {} bytes)", 100.0 * found, 4 * (256 * 64 + 2560));
+        println!(
+            "{what}: {:.2} % of the test digits (dense: {} bytes)",
+            100.0 * found,
+            4 * (256 * 64 + 2560)
+        );
     }
     Ok(())
 }
