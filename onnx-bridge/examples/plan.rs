@@ -1,6 +1,7 @@
 //! Plans and compresses a model to a size: `plan MODEL.onnx CALIB.npz OUT.onnx BYTES [FORMAT]`.
 //!
 //! FORMAT (dense, low-rank, corrected) allows only that one, to compare it with the mixture.
+#![allow(clippy::print_stderr, reason = "an example prints")]
 
 use std::error::Error;
 use std::fs;

@@ -18,7 +18,10 @@ impl BlockFormat {
     /// would be below a quarter of it.
     pub fn fitted(&self, cols: usize) -> Self {
         let most = self.block.clamp(1, cols.max(1));
-        let divisor = (1..=most).rev().find(|b| cols % b == 0).unwrap_or(1);
+        let divisor = (1..=most)
+            .rev()
+            .find(|&b| cols.is_multiple_of(b))
+            .unwrap_or(1);
         Self {
             block: if 4 * divisor < most { cols } else { divisor },
             ..*self

@@ -147,8 +147,7 @@ impl Rounding {
                 .to_owned();
             for i in 0..m {
                 let mut local = [0.0_f32; PANEL];
-                for j in start..end {
-                    let (column, at) = (order[j], j - start);
+                for (at, &column) in order[start..end].iter().enumerate() {
                     let row = panel.row(at);
                     let sum: f32 = row
                         .iter()

@@ -144,10 +144,13 @@ pub(crate) fn failed(target: &Target, problem: String) -> Error {
     }
 }
 
+/// What is done with a weight, by its index: what the original gives it, its matrix, its metric.
+type Visit<'a> = dyn Fn(usize, &Seen, &Array2<f32>, &Metric) -> Result<()> + Sync + 'a;
+
 /// Calls `visit` with every weight and what the original gives it, stage by stage.
 pub(crate) fn survey(
     context: &Context<'_>,
-    visit: &(dyn Fn(usize, &Seen, &Array2<f32>, &Metric) -> Result<()> + Sync),
+    visit: &Visit<'_>,
     done: &(dyn Fn(usize) -> bool + Sync),
 ) -> Result<()> {
     let mut runner = Runner::new(context, Networks::Original);
