@@ -33,6 +33,9 @@ pub trait Backend: sealed::Sealed + Sized {
     );
 
     #[doc(hidden)]
+    fn raw_gram(a: ArrayView2<'_, Self>, c: ArrayViewMut2<'_, Self>);
+
+    #[doc(hidden)]
     fn raw_qr(a: ArrayView2<'_, Self>) -> (Array2<Self>, Array2<Self>);
 
     #[doc(hidden)]
@@ -59,6 +62,10 @@ macro_rules! impl_backend {
                 c: ArrayViewMut2<'_, Self>,
             ) {
                 gemm_in(threads, alpha, a, b, write, c);
+            }
+
+            fn raw_gram(a: ArrayView2<'_, Self>, c: ArrayViewMut2<'_, Self>) {
+                gram_in(a, c);
             }
 
             fn raw_qr(a: ArrayView2<'_, Self>) -> (Array2<Self>, Array2<Self>) {
@@ -280,10 +287,14 @@ pub(crate) fn mm<T: Real>(a: ArrayView2<'_, T>, b: ArrayView2<'_, T>) -> Array2<
 }
 
 /// `c += a aᵀ`, the lower triangle only.
-pub(crate) fn add_gram_lower(a: ArrayView2<'_, f64>, mut c: ArrayViewMut2<'_, f64>) {
+pub(crate) fn add_gram_lower<T: Real>(a: ArrayView2<'_, T>, c: ArrayViewMut2<'_, T>) {
+    T::raw_gram(a, c);
+}
+
+fn gram_in<T: faer::traits::RealField + Copy>(a: ArrayView2<'_, T>, c: ArrayViewMut2<'_, T>) {
     let (m, k) = a.dim();
     let a = Dense::new(a);
-    with_mat_mut(c.view_mut(), |c| {
+    with_mat_mut(c, |c| {
         triangular_matmul(
             c,
             BlockStructure::TriangularLower,
@@ -292,7 +303,7 @@ pub(crate) fn add_gram_lower(a: ArrayView2<'_, f64>, mut c: ArrayViewMut2<'_, f6
             BlockStructure::Rectangular,
             a.mat().transpose(),
             BlockStructure::Rectangular,
-            1.0,
+            T::one_impl(),
             parallelism(m, m, k / 2),
         );
     });

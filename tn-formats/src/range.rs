@@ -4,6 +4,7 @@
 //!
 //! | case | path | cost |
 //! |---|---|---|
+//! | rank cap far below m, n at least 8 m | Gram matrix in `T`, Krylov on it | m² n, a few passes over m² |
 //! | rank cap far below the short side | block Krylov with Rayleigh-Ritz (Musco and Musco 2015, arXiv 1504.05477) | a few passes |
 //! | otherwise | Gram matrix of the short side in `f64` and its eigenvectors | m n min(m, n) |
 //! | `f64` and an error below 1e-5 wanted or found | QR, then SVD of the triangle | twice the Gram path |
@@ -41,6 +42,12 @@ pub(crate) const GRAM_FLOOR: f64 = 1e-10;
 const OVERSAMPLING: usize = 10;
 /// Krylov stops when two steps capture less than this share of the tail.
 const KRYLOV_TOLERANCE: f64 = 2e-5;
+/// From this ratio of columns to rows on, one product with the whole array beats the passes of Krylov.
+const WIDE: usize = 8;
+/// Columns per strip of a Gram matrix in the element type.
+const COARSE_STRIP: usize = 4096;
+/// Squared relative tails below this are beyond it.
+const COARSE_FLOOR: f64 = 1e-3;
 /// Short sides up to this are left to the Gram path.
 const GRAM_SIDE: usize = 384;
 
@@ -72,9 +79,16 @@ pub(crate) fn dominant_range<T: Real>(
             tail_sq: 0.0,
         });
     }
+    let capped = keep.cap != usize::MAX && 4 * (keep.cap + OVERSAMPLING) <= short;
+    if capped
+        && short > GRAM_SIDE
+        && WIDE * m <= n
+        && let Some(range) = by_coarse_gram(a, norm_sq, keep.cap)?
+    {
+        return Ok(range);
+    }
     if short > GRAM_SIDE
-        && keep.cap != usize::MAX
-        && 4 * (keep.cap + OVERSAMPLING) <= short
+        && capped
         && let Some(range) = krylov(a, norm_sq, keep)?
     {
         return Ok(range);
@@ -88,6 +102,39 @@ pub(crate) fn dominant_range<T: Real>(
         return by_svd(a, keep);
     }
     Ok(range)
+}
+
+/// The Gram matrix in `T`, strip by strip, and its few dominant eigenvectors by Krylov; the tail from the projection in
+/// `f64`. `None` when the tail is so small that the Gram matrix's own round-off would count.
+fn by_coarse_gram<T: Real>(
+    a: ArrayView2<'_, T>,
+    norm_sq: f64,
+    cap: usize,
+) -> Result<Option<Range<T>>> {
+    let (m, n) = a.dim();
+    let mut gram = Array2::<f64>::zeros((m, m));
+    for from in (0..n).step_by(COARSE_STRIP) {
+        let strip = a.slice(s![.., from..(from + COARSE_STRIP).min(n)]);
+        let mut part = Array2::<T>::zeros((m, m));
+        add_gram_lower(strip, part.view_mut());
+        gram.zip_mut_with(&part, |sum, x| *sum += x.widen());
+    }
+    let full = Array2::from_shape_fn((m, m), |(i, j)| gram[[i.max(j), i.min(j)]]);
+    let size = full.iter().map(|x| x * x).sum();
+    let q = match krylov(full.view(), size, Keep { cap, tail_sq: 0.0 })? {
+        Some(range) => range.q,
+        None => eigh(gram.view())?.1.slice(s![.., ..cap]).to_owned(),
+    };
+    let b = project_wide(q.view(), a);
+    let tail_sq = norm_sq - b.iter().map(|x| x * x).sum::<f64>();
+    if tail_sq < COARSE_FLOOR * norm_sq {
+        return Ok(None);
+    }
+    Ok(Some(Range {
+        q: narrow(&q),
+        b: narrow(&b),
+        tail_sq,
+    }))
 }
 
 /// QR of the long side, SVD of the triangle: small singular values are exact to the round-off of `T`.

@@ -203,3 +203,34 @@ fn a_byte_budget_is_kept() {
         check("bytes", &certificate, distance(&tucker.to_dense(), &a));
     }
 }
+
+#[test]
+fn a_wide_unfolding_takes_the_coarse_path_and_stays_exact() {
+    let shape = (400, 400 * 9);
+    let modes = MatrixModes::low_rank(shape.1, shape.0).unwrap();
+    let flat: Array2<f32> = noise::<f32>(&[shape.1, shape.0], 11)
+        .into_shape_with_order((shape.1, shape.0))
+        .unwrap();
+    let (capped, certificate) =
+        TtMatrix::decompose(flat.view(), &modes, &Truncation::MaxRank(20)).unwrap();
+    check(
+        "coarse",
+        &certificate,
+        distance(&capped.to_dense().into_dyn(), &flat.clone().into_dyn()),
+    );
+    // The full spectrum's best 20 are the reference.
+    let (all, _) = TtMatrix::decompose(flat.view(), &modes, &Truncation::MaxRank(399)).unwrap();
+    let mut energies: Vec<f64> = all.cores()[1]
+        .as_train_core()
+        .right_unfolding()
+        .outer_iter()
+        .map(|row| row.iter().map(|x| f64::from(*x).powi(2)).sum())
+        .collect();
+    energies.sort_by(|a, b| b.total_cmp(a));
+    let best = (certificate.norm().powi(2) - energies[..20].iter().sum::<f64>()).sqrt();
+    assert!(
+        certificate.error() <= 1.0001 * best,
+        "{} against {best}",
+        certificate.error()
+    );
+}
