@@ -93,4 +93,4 @@ with tempfile.TemporaryDirectory() as folder:
         rebuilt = np.asarray(rebuild(result), dtype=np.float64).reshape(array.shape)
         error = np.linalg.norm(rebuilt - array) / np.linalg.norm(array)
         print(f"{name:34} {median(theirs):11.4f} {median(ours):9.4f} {median(theirs) / median(ours):7.1f} "
-              f"{report['error'] / error:12.7f} {report['peak_bytes'] / report['array_bytes']:10.2f}")
+              f"{report['error'] / error:12.7f} {report['peak_bytes'] / report['array_bytes']:10.2f}", flush=True)
