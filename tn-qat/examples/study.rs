@@ -1,7 +1,7 @@
 //! Runs a study on the hidden layers of a network whose weights stand in an npz (`export_gemm.py` makes one).
 //!
 //! `cargo run --release -p tn-qat --example study -- qat /tmp/mnist-mlp.npz ../shared/data/mnist /tmp/qat.svg`
-//! (study: qat, ranks or bits; weights w0, b0, w1 ..; folder with train.npz and dev.npz; where the plot goes).
+//! (study: qat, ranks, bits or gauge; weights w0, b0, w1 ..; folder with train.npz and dev.npz; where the plot goes).
 //! Prints the table and the conclusion.
 #![allow(clippy::print_stdout, reason = "an example shows its result")]
 
@@ -14,7 +14,8 @@ use tn_formats::npy::{NpyArray, Npz};
 use tn_formats::{Layout, MatrixModes};
 use tn_qat::Activation;
 use tn_qat::studies::{
-    BitsConfig, QatConfig, QatLayer, QatProblem, RanksConfig, Study, bits, qat, ranks,
+    BitsConfig, GaugeConfig, QatConfig, QatLayer, QatProblem, RanksConfig, Study, bits, gauge, qat,
+    ranks,
 };
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -35,7 +36,7 @@ fn dataset(path: &Path) -> Outcome<(Array2<f32>, Vec<i64>)> {
 fn main() -> Outcome<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [study, weights, data, plot] = args.as_slice() else {
-        return Err("usage: study qat|ranks|bits WEIGHTS.npz DATA_FOLDER PLOT.svg".into());
+        return Err("usage: study qat|ranks|bits|gauge WEIGHTS.npz DATA_FOLDER PLOT.svg".into());
     };
     let mut npz = Npz::open(File::open(weights)?)?;
     let modes = |cols: &[usize]| {
@@ -93,7 +94,18 @@ fn main() -> Outcome<()> {
             )?
             .report()
         }
-        other => return Err(format!("study is {other}, expected qat, ranks or bits").into()),
+        "gauge" => {
+            let modes = square.ok_or("modes of the layer")?;
+            gauge(
+                matrix(&mut npz, "w1")?.view(),
+                &modes,
+                &GaugeConfig::default(),
+            )?
+            .report()
+        }
+        other => {
+            return Err(format!("study is {other}, expected qat, ranks, bits or gauge").into());
+        }
     };
     println!("{}", report.markdown());
     std::fs::write(plot, report.svg()?)?;

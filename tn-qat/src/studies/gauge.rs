@@ -23,7 +23,11 @@ pub struct GaugeConfig {
 impl Default for GaugeConfig {
     /// Ranks 8 and 32; 8, 4 and 3 bits.
     fn default() -> Self {
-        Self { ranks: vec![8, 32], bits: vec![Bits::B8, Bits::B4, Bits::B3], seed: 1 }
+        Self {
+            ranks: vec![8, 32],
+            bits: vec![Bits::B8, Bits::B4, Bits::B3],
+            seed: 1,
+        }
     }
 }
 
@@ -58,25 +62,38 @@ pub struct GaugeStudy {
 ///
 /// # Errors
 /// [`crate::QatError::Format`] when modes and weight do not fit.
-pub fn gauge(weight: ArrayView2<'_, f32>, modes: &MatrixModes, config: &GaugeConfig) -> Result<GaugeStudy> {
+pub fn gauge(
+    weight: ArrayView2<'_, f32>,
+    modes: &MatrixModes,
+    config: &GaugeConfig,
+) -> Result<GaugeStudy> {
     let mut rows = Vec::new();
     for &rank in &config.ranks {
         let (train, _) = TtMatrix::decompose(weight, modes, &Truncation::MaxRank(rank))?;
         let dense = train.to_dense();
         let rotation = Rotation::Hadamard { seed: config.seed };
         let gauges = [Gauge::Left, Gauge::Symmetric, Gauge::Rotated(rotation)];
-        let trains = gauges.map(|g| train.gauge(g));
+        let mut trains = Vec::new();
+        for gauge in gauges {
+            trains.push(train.gauge(gauge)?);
+        }
         for &bits in &config.bits {
             let mut bytes = 0;
             let mut noise = [0.0; 3];
             for (noise, train) in noise.iter_mut().zip(&trains) {
-                let Ok(train) = train else { continue };
                 let (quantized, b) = quantize_cores(train, QuantScheme::symmetric(bits))?;
                 bytes = b;
                 *noise = relative(quantized.to_dense().view(), dense.view());
             }
             let [left, symmetric, rotated] = noise;
-            rows.push(GaugeRow { rank, bits, bytes, left, symmetric, rotated });
+            rows.push(GaugeRow {
+                rank,
+                bits,
+                bytes,
+                left,
+                symmetric,
+                rotated,
+            });
         }
     }
     Ok(GaugeStudy { rows })
@@ -97,11 +114,18 @@ impl Study for GaugeStudy {
         });
         let series = |name: &str, value: fn(&GaugeRow) -> f64| Series {
             name: name.to_owned(),
-            points: self.rows.iter().map(|r| (r.bytes as f64, value(r))).collect(),
+            points: self
+                .rows
+                .iter()
+                .map(|r| (r.bytes as f64, value(r)))
+                .collect(),
         };
         let median = |value: fn(&GaugeRow) -> f64| {
-            let mut ratios: Vec<f64> =
-                self.rows.iter().map(|r| r.left / value(r).max(f64::MIN_POSITIVE)).collect();
+            let mut ratios: Vec<f64> = self
+                .rows
+                .iter()
+                .map(|r| r.left / value(r).max(f64::MIN_POSITIVE))
+                .collect();
             ratios.sort_by(f64::total_cmp);
             ratios.get(ratios.len() / 2).copied().unwrap_or(1.0)
         };
@@ -113,13 +137,24 @@ impl Study for GaugeStudy {
                 digits(median(|r| r.symmetric)),
                 digits(median(|r| r.rotated)),
             ),
-            format!("The rotation helps beyond the symmetric gauge in {wins} of {} rows.", self.rows.len()),
+            format!(
+                "The rotation helps beyond the symmetric gauge in {wins} of {} rows.",
+                self.rows.len()
+            ),
         ];
         StudyReport {
             title: "Noise of quantization by gauge".to_owned(),
-            columns: ["rank", "bits", "bytes", "as TT-SVD", "symmetric", "rotated", "factor"]
-                .map(str::to_owned)
-                .to_vec(),
+            columns: [
+                "rank",
+                "bits",
+                "bytes",
+                "as TT-SVD",
+                "symmetric",
+                "rotated",
+                "factor",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
             rows: rows.collect(),
             x_label: "bytes of the cores".to_owned(),
             y_label: "relative noise of quantization".to_owned(),

@@ -4,6 +4,7 @@
 //! language, computed from the numbers.
 
 mod bits;
+mod gauge;
 mod qat;
 mod ranks;
 mod report;
@@ -15,6 +16,7 @@ use quant_core::{QuantScheme, QuantizedTensor};
 use tn_formats::{TtMatrix, TtMatrixCore};
 
 pub use bits::{BitsConfig, BitsRow, BitsStudy, bits};
+pub use gauge::{GaugeConfig, GaugeRow, GaugeStudy, gauge};
 pub use qat::{QatConfig, QatLayer, QatProblem, QatRow, QatStudy, Quality, qat};
 pub use ranks::{RanksConfig, RanksRow, RanksStudy, ReducedRow, ranks};
 pub use report::{Series, Study, StudyReport};

@@ -88,6 +88,23 @@ fn more_bits_cost_bytes_and_lower_the_error() {
 }
 
 #[test]
+fn a_better_gauge_costs_no_bytes() {
+    let (w, modes) = weight();
+    let config = GaugeConfig {
+        ranks: vec![4, 6],
+        ..GaugeConfig::default()
+    };
+    let study = gauge(w.view(), &modes, &config).unwrap();
+    check(&study, 6);
+    assert!(
+        study
+            .rows
+            .iter()
+            .all(|r| r.left > 0.0 && r.symmetric > 0.0 && r.rotated > 0.0)
+    );
+}
+
+#[test]
 fn training_with_quantization_beats_quantizing_after_it() {
     let (w, modes) = weight();
     let x = Array2::from_shape_fn((400, 36), |(b, j)| ((b * 36 + j) as f32 * 12.9898).sin());
