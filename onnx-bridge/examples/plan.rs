@@ -45,10 +45,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         },
         store: &store,
         progress: &|stage, done, total| {
-            eprintln!(
-                "{:7.1} s  {stage} {done}/{total}",
+            let line = format!(
+                "{:7.1} s  {stage} {done}/{total}\n",
                 start.elapsed().as_secs_f64()
-            )
+            );
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
         },
     };
     let planned = compress_planned(&model, &session)?;

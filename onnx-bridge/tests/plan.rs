@@ -39,7 +39,7 @@ fn size(bytes: u64) -> Goal {
 #[test]
 fn a_size_is_hit_and_a_plan_replays_byte_for_byte() {
     let (model, data) = digits();
-    for part in [4, 8, 16] {
+    for part in [4, 16] {
         let most = model.encoded_len() / part;
         let planned = planned(&model, &data, size(most), &MemoryStore::default());
         let bytes = planned.model.encode().unwrap();
@@ -73,7 +73,11 @@ fn a_loss_is_kept_by_what_was_verified() {
     let planned = planned(&model, &data, goal, &MemoryStore::default());
     assert_eq!(planned.blocking, None);
     assert!(planned.loss <= 0.05, "{}", planned.loss);
-    assert!(planned.plan.bytes < model.encoded_len() / 3, "{}", planned.plan.bytes);
+    assert!(
+        planned.plan.bytes < model.encoded_len() / 3,
+        "{}",
+        planned.plan.bytes
+    );
 }
 
 #[test]
@@ -97,8 +101,20 @@ fn rules_overrule() {
         progress: &|_, _, _| {},
     };
     let planned = compress_planned(&model, &session).unwrap();
-    assert!(planned.plan.weights.iter().any(|w| w.choice != Candidate::Keep));
-    assert!(planned.plan.weights.iter().all(|w| w.choice.format_name() != "dense"));
+    assert!(
+        planned
+            .plan
+            .weights
+            .iter()
+            .any(|w| w.choice != Candidate::Keep)
+    );
+    assert!(
+        planned
+            .plan
+            .weights
+            .iter()
+            .all(|w| w.choice.format_name() != "dense")
+    );
 }
 
 /// Keeps the first results only, as a run that was killed would have.
@@ -127,7 +143,7 @@ fn an_interrupted_run_goes_on_to_the_same_result() {
     let whole = MemoryStore::default();
     let bytes = planned(&model, &data, goal, &whole).model.encode().unwrap();
     let jobs = whole.keys().len();
-    for kept in 0..jobs {
+    for kept in [1, jobs / 2, jobs - 1] {
         let first = Killed {
             inner: MemoryStore::default(),
             kept,

@@ -153,6 +153,7 @@ impl BlockMatrix {
     }
 
     /// The codes and steps with rows and columns exchanged: `[cols, rows]` and `[blocks, rows]`.
+    #[cfg(feature = "tract")]
     pub(crate) fn transposed(&self) -> (Vec<u8>, Vec<u8>) {
         let turn = |data: &[u8], cols: usize| {
             let rows = self.rows;
@@ -171,6 +172,7 @@ impl BlockMatrix {
     }
 
     /// The rows `from..to`.
+    #[cfg(feature = "tract")]
     pub(crate) fn row_range(&self, from: usize, to: usize) -> Self {
         let blocks = self.format.blocks(self.cols);
         Self {

@@ -4,7 +4,9 @@
 //! Engines fold all but the MatMul when they load the model. No array exceeds [`FOLDED_ELEMENTS`], the most that
 //! tract folds: a wider operand is cut into columns.
 
+#[cfg(feature = "tract")]
 pub(crate) mod blocks;
+#[cfg(feature = "tract")]
 pub(crate) mod embedding;
 mod layer;
 mod operand;
@@ -14,7 +16,9 @@ mod unpack;
 
 pub(crate) use layer::emit_layer;
 pub(crate) use operand::Operand;
-pub(crate) use place::{Placed, place, stored_bytes};
+#[cfg(feature = "tract")]
+pub(crate) use place::Placed;
+pub(crate) use place::{place, stored_bytes};
 
 use std::collections::HashSet;
 

@@ -294,6 +294,7 @@ impl Columns {
     }
 
     /// A matrix cut into columns.
+    #[cfg(feature = "tract")]
     pub(super) fn pieces(values: Vec<String>) -> Self {
         Self { values }
     }

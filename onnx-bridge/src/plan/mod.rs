@@ -18,6 +18,7 @@ mod sequence;
 mod session;
 #[cfg(feature = "tract")]
 mod solve;
+#[cfg(feature = "tract")]
 mod spd;
 mod store;
 

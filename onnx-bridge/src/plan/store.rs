@@ -53,15 +53,18 @@ impl Store for MemoryStore {
 ///
 /// # Source
 /// Two passes of FNV-1a over 64-bit words with different offsets and a final mix (Vigna's splitmix64).
+#[cfg(feature = "tract")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Digest([u64; 2]);
 
+#[cfg(feature = "tract")]
 impl Default for Digest {
     fn default() -> Self {
         Self([0xcbf2_9ce4_8422_2325, 0x6c62_272e_07bb_0142])
     }
 }
 
+#[cfg(feature = "tract")]
 impl Digest {
     /// Takes in bytes and their length.
     pub(crate) fn add(mut self, bytes: &[u8]) -> Self {
@@ -96,7 +99,7 @@ impl Digest {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "tract"))]
 mod tests {
     use super::*;
 
