@@ -107,7 +107,7 @@ impl Dataset {
     }
 
     /// The array that feeds an input.
-    #[cfg(feature = "tract")]
+    #[cfg(any(feature = "tract", feature = "finetune"))]
     pub(crate) fn input(&self, name: &str) -> Result<&NpyArray> {
         let found = self.arrays.iter().find(|(n, _)| n == name);
         found

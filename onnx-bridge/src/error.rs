@@ -157,6 +157,36 @@ pub enum Error {
         /// What was expected and found.
         problem: String,
     },
+    /// The interpreter lacks operators that the graph needs; nothing was computed.
+    #[error("expected operators that can be trained through, found {}; layer-wise fitting still works", operators.join(", "))]
+    MissingOperators {
+        /// Their names, with how many nodes use each.
+        operators: Vec<String>,
+    },
+    /// A part of the graph could not be evaluated.
+    #[error("{place}: {problem}")]
+    Evaluate {
+        /// The node.
+        place: String,
+        /// What was expected and found.
+        problem: String,
+    },
+    /// A setting of a run is out of range.
+    #[error("{name}: expected {expected}, found {found}")]
+    Setting {
+        /// The setting.
+        name: &'static str,
+        /// What it may be.
+        expected: &'static str,
+        /// What it is.
+        found: f64,
+    },
+    /// A saved state cannot be used.
+    #[error("checkpoint: {problem}")]
+    Checkpoint {
+        /// What was expected and found.
+        problem: String,
+    },
     /// One protobuf message cannot hold this much.
     #[error(
         "model: expected at most {limit} bytes in one file, found {found}; larger models need external data"

@@ -13,12 +13,15 @@ mod emit;
 mod engine;
 mod error;
 mod external;
+#[cfg(feature = "finetune")]
+pub mod finetune;
 mod inspect;
 mod model;
 mod network;
 mod patch;
 pub mod plan;
 pub mod proto;
+mod recognise;
 mod reference;
 mod rewrite;
 #[cfg(feature = "tract")]
@@ -48,6 +51,7 @@ pub use inspect::{Format, Inspection, Verdict, WeightInfo, inspect};
 pub use model::Model;
 pub use network::Network;
 pub use patch::GraphPatch;
+pub use recognise::{Stored, StoredArray, stored_arrays};
 pub use reference::dense_reference;
 pub use rewrite::{Outcome, RewriteEntry, RewriteReport, Rewritten, compress, compress_with};
 pub use skip::SkipReason;

@@ -1,0 +1,198 @@
+//! What a fine-tuning run is told.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Which numbers move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Train {
+    /// Cores, factors, steps and the biases of rewritten layers.
+    #[default]
+    Cores,
+    /// These and the scales and offsets of normalizations.
+    Norms,
+    /// All float parameters.
+    All,
+}
+
+/// What the outputs are compared by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossKind {
+    /// Chosen by the output: [`LossKind::Logits`] for `[n, classes]`, [`LossKind::Embedding`] for anything with more axes.
+    #[default]
+    Auto,
+    /// Kullback-Leibler divergence with temperature.
+    Logits,
+    /// Relative mean squared error, the cosine of pooled vectors, and the matrix of cosines between the samples of a batch.
+    Embedding,
+    /// Relative mean squared error alone.
+    Mse,
+}
+
+/// How long to train.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Length {
+    /// This many optimizer steps: the same bytes on every run.
+    Steps(u64),
+    /// This much time; the schedule follows the clock, so runs differ.
+    Time(Duration),
+}
+
+/// The settings of a run; [`Default`] is the recipe that the project measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FinetuneConfig {
+    /// How long.
+    pub length: Length,
+    /// Samples per optimizer step.
+    pub batch: usize,
+    /// Parts in which a batch is computed, one after the other, to save memory.
+    pub accumulate: usize,
+    /// Peak learning rate of AdamW over one cycle.
+    pub learning_rate: f64,
+    /// Decoupled weight decay on weights.
+    pub weight_decay: f64,
+    /// The common norm to which gradients are clipped.
+    pub clip: f64,
+    /// The part of the run without quantization.
+    pub float_part: f64,
+    /// What the outputs are compared by.
+    pub loss: LossKind,
+    /// Temperature of [`LossKind::Logits`].
+    pub temperature: f64,
+    /// Weight of the relative error at the outputs of rewritten layers; `None` chooses by the loss.
+    pub hidden_weight: Option<f64>,
+    /// Weight of the cross-entropy with labels; without labels there is none.
+    pub labels_weight: f64,
+    /// The integer input that is 0 at padded positions.
+    pub mask: Option<String>,
+    /// What is trained.
+    pub train: Train,
+    /// The part of the samples that is held back to choose the best state.
+    pub held_back: f64,
+    /// Mixes pairs of samples of a batch by a random share of up to this; 0 for none. Only float inputs can be mixed.
+    pub mix: f64,
+    /// Seed of the order of samples and of mixing.
+    pub seed: u64,
+    /// How many times the held-back part is evaluated, and a checkpoint handed out, over the run.
+    pub evaluations: u64,
+}
+
+impl Default for FinetuneConfig {
+    fn default() -> Self {
+        Self {
+            length: Length::Steps(4000),
+            batch: 128,
+            accumulate: 1,
+            learning_rate: 5e-3,
+            weight_decay: 0.0,
+            clip: 1.0,
+            float_part: 0.4,
+            loss: LossKind::Auto,
+            temperature: 2.0,
+            hidden_weight: None,
+            labels_weight: 0.5,
+            mask: None,
+            train: Train::Cores,
+            held_back: 0.05,
+            mix: 0.0,
+            seed: 0,
+            evaluations: 20,
+        }
+    }
+}
+
+impl FinetuneConfig {
+    /// Checks every number.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming the first that is out of range.
+    pub fn check(&self) -> Result<()> {
+        let positive = |v: f64| v.is_finite() && v > 0.0;
+        let part = |v: f64| (0.0..1.0).contains(&v);
+        let weight = |v: f64| v.is_finite() && v >= 0.0;
+        let length = match self.length {
+            Length::Steps(n) => n as f64,
+            Length::Time(t) => t.as_secs_f64(),
+        };
+        for (name, expected, found, holds) in [
+            ("length", "at least one step", length, positive(length)),
+            ("batch", "at least 1", self.batch as f64, self.batch > 0),
+            (
+                "accumulate",
+                "1 to the batch",
+                self.accumulate as f64,
+                (1..=self.batch).contains(&self.accumulate),
+            ),
+            (
+                "learning rate",
+                "a number above 0",
+                self.learning_rate,
+                positive(self.learning_rate),
+            ),
+            (
+                "weight decay",
+                "a number of 0 or more",
+                self.weight_decay,
+                weight(self.weight_decay),
+            ),
+            (
+                "gradient clip",
+                "a number above 0",
+                self.clip,
+                positive(self.clip),
+            ),
+            (
+                "float part",
+                "a part below 1",
+                self.float_part,
+                part(self.float_part),
+            ),
+            (
+                "temperature",
+                "a number above 0",
+                self.temperature,
+                positive(self.temperature),
+            ),
+            (
+                "labels weight",
+                "a number of 0 or more",
+                self.labels_weight,
+                weight(self.labels_weight),
+            ),
+            (
+                "hidden weight",
+                "a number of 0 or more",
+                self.hidden_weight.unwrap_or(0.0),
+                weight(self.hidden_weight.unwrap_or(0.0)),
+            ),
+            (
+                "held-back part",
+                "a part below 1",
+                self.held_back,
+                part(self.held_back),
+            ),
+            ("mix", "a part below 1", self.mix, part(self.mix)),
+            (
+                "evaluations",
+                "at least 1",
+                self.evaluations as f64,
+                self.evaluations > 0,
+            ),
+        ] {
+            if !holds {
+                return Err(Error::Setting {
+                    name,
+                    expected,
+                    found,
+                });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,336 @@
+//! Arithmetic between two tensors under NumPy's broadcasting.
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::super::value::{broadcast_indices, broadcast_shape, volume};
+use super::{GRAIN, contiguous, plain, read};
+
+/// A binary operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BinaryOp {
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Pow,
+    /// Equal elements pass the gradient to the first operand.
+    Max,
+    /// Equal elements pass the gradient to the first operand.
+    Min,
+}
+
+impl BinaryOp {
+    fn value(self, a: f32, b: f32) -> f32 {
+        match self {
+            Self::Add => a + b,
+            Self::Sub => a - b,
+            Self::Mul => a * b,
+            Self::Div => a / b,
+            Self::Pow => a.powf(b),
+            Self::Max => a.max(b),
+            Self::Min => a.min(b),
+        }
+    }
+
+    fn left(self, a: f32, b: f32) -> f32 {
+        match self {
+            Self::Add | Self::Sub => 1.0,
+            Self::Mul => b,
+            Self::Div => 1.0 / b,
+            Self::Pow => b * a.powf(b - 1.0),
+            Self::Max => f32::from(a >= b),
+            Self::Min => f32::from(a <= b),
+        }
+    }
+
+    fn right(self, a: f32, b: f32) -> f32 {
+        match self {
+            Self::Add => 1.0,
+            Self::Sub => -1.0,
+            Self::Mul => a,
+            Self::Div => -a / (b * b),
+            Self::Pow => {
+                if a > 0.0 {
+                    a.powf(b) * a.ln()
+                } else {
+                    0.0
+                }
+            }
+            Self::Max => f32::from(a < b),
+            Self::Min => f32::from(a > b),
+        }
+    }
+}
+
+/// `op` of two tensors.
+///
+/// # Numerics
+/// The gradient of an operand that was broadcast is summed in a fixed order, whatever the number of threads.
+pub(crate) fn binary(a: &Tensor, b: &Tensor, op: BinaryOp) -> Result<Tensor> {
+    a.contiguous()?.apply_op2(&b.contiguous()?, Binary(op))
+}
+
+struct Binary(BinaryOp);
+
+/// How an operand is read while the result is walked row-major.
+enum Walk {
+    /// Element for element.
+    Same,
+    /// The operand repeats after this many elements: it has the trailing axes of the result.
+    Repeat(usize),
+    /// Every element stands for this many neighbours: the operand has the leading axes, the rest are 1.
+    Stretch(usize),
+    /// Any other broadcast.
+    Table(Vec<u32>),
+}
+
+impl Walk {
+    fn new(source: &[usize], target: &[usize]) -> Self {
+        let n = volume(source);
+        if n == volume(target) {
+            return Self::Same;
+        }
+        let offset = target.len() - source.len();
+        let kept: Vec<bool> = (0..target.len())
+            .map(|k| k >= offset && source[k - offset] == target[k])
+            .collect();
+        let wide = |k: usize| target[k] != 1;
+        let first = (0..target.len())
+            .find(|&k| kept[k] && wide(k))
+            .unwrap_or(target.len());
+        if (first..target.len()).all(|k| kept[k] || !wide(k)) {
+            return Self::Repeat(n);
+        }
+        let last = (0..target.len())
+            .rev()
+            .find(|&k| kept[k] && wide(k))
+            .map_or(0, |k| k + 1);
+        if (0..last).all(|k| kept[k] || !wide(k)) {
+            return Self::Stretch(volume(&target[last..]));
+        }
+        Self::Table(
+            broadcast_indices(source, target)
+                .map(|i| i as u32)
+                .collect(),
+        )
+    }
+
+    fn at(&self, i: usize) -> usize {
+        match self {
+            Self::Same => i,
+            Self::Repeat(n) => i % n,
+            Self::Stretch(n) => i / n,
+            Self::Table(t) => t[i] as usize,
+        }
+    }
+}
+
+fn forward(a: &[f32], b: &[f32], wa: &Walk, wb: &Walk, n: usize, op: BinaryOp) -> Vec<f32> {
+    match (wa, wb) {
+        (Walk::Same, Walk::Same) => a
+            .par_iter()
+            .with_min_len(GRAIN)
+            .zip(b)
+            .map(|(&x, &y)| op.value(x, y))
+            .collect(),
+        (Walk::Same, Walk::Repeat(1)) => {
+            let y = b[0];
+            a.par_iter()
+                .with_min_len(GRAIN)
+                .map(|&x| op.value(x, y))
+                .collect()
+        }
+        (Walk::Same, Walk::Repeat(m)) if *m >= 16 => {
+            let mut out = vec![0.0; n];
+            out.par_chunks_mut(*m)
+                .zip(a.par_chunks(*m))
+                .with_min_len((GRAIN / m).max(1))
+                .for_each(|(o, a)| {
+                    for ((o, &x), &y) in o.iter_mut().zip(a).zip(b) {
+                        *o = op.value(x, y);
+                    }
+                });
+            out
+        }
+        _ => (0..n)
+            .into_par_iter()
+            .with_min_len(GRAIN)
+            .map(|i| op.value(a[wa.at(i)], b[wb.at(i)]))
+            .collect(),
+    }
+}
+
+/// The gradient of one operand: `g * slope` element by element, summed over what the operand was broadcast along.
+fn gradient(walk: &Walk, size: usize, g: &[f32], slope: impl Fn(usize) -> f32 + Sync) -> Vec<f32> {
+    let mut out = vec![0.0f32; size];
+    match walk {
+        Walk::Same => {
+            out.par_chunks_mut(GRAIN).enumerate().for_each(|(c, out)| {
+                for (k, o) in out.iter_mut().enumerate() {
+                    let i = c * GRAIN + k;
+                    *o = g[i] * slope(i);
+                }
+            });
+        }
+        Walk::Repeat(1) => {
+            out[0] = g
+                .iter()
+                .enumerate()
+                .map(|(i, g)| f64::from(g * slope(i)))
+                .sum::<f64>() as f32;
+        }
+        Walk::Repeat(m) => {
+            let columns = (GRAIN / (g.len() / m).max(1)).clamp(16, (*m).max(16));
+            out.par_chunks_mut(columns)
+                .enumerate()
+                .for_each(|(c, out)| {
+                    for row in 0..g.len() / m {
+                        let start = row * m + c * columns;
+                        for (k, o) in out.iter_mut().enumerate() {
+                            *o += g[start + k] * slope(start + k);
+                        }
+                    }
+                });
+        }
+        Walk::Stretch(m) => {
+            out.par_iter_mut()
+                .with_min_len((GRAIN / m).max(1))
+                .enumerate()
+                .for_each(|(r, o)| {
+                    *o = (r * m..(r + 1) * m).map(|i| g[i] * slope(i)).sum();
+                });
+        }
+        Walk::Table(t) => {
+            for (i, &at) in t.iter().enumerate() {
+                out[at as usize] += g[i] * slope(i);
+            }
+        }
+    }
+    out
+}
+
+impl CustomOp2 for Binary {
+    fn name(&self) -> &'static str {
+        "binary operator"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (a, b) = (contiguous(s1, l1)?, contiguous(s2, l2)?);
+        let shape = broadcast_shape(l1.dims(), l2.dims())
+            .map_err(|e| candle_core::Error::Msg(e.to_string()))?;
+        let (wa, wb) = (Walk::new(l1.dims(), &shape), Walk::new(l2.dims(), &shape));
+        Ok((
+            CpuStorage::F32(forward(a, b, &wa, &wb, volume(&shape), self.0)),
+            Shape::from(shape),
+        ))
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        res: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let op = self.0;
+        let (wa, wb) = (
+            Walk::new(a.dims(), res.dims()),
+            Walk::new(b.dims(), res.dims()),
+        );
+        let linear = matches!(op, BinaryOp::Add | BinaryOp::Sub);
+        let one = |this: &Tensor,
+                   walk: &Walk,
+                   slope: fn(BinaryOp, f32, f32) -> f32|
+         -> Result<Option<Tensor>> {
+            if !this.track_op() {
+                return Ok(None);
+            }
+            if linear && matches!(walk, Walk::Same) {
+                let g = grad.reshape(this.dims())?;
+                return Ok(Some(if slope(op, 0.0, 0.0) > 0.0 {
+                    g
+                } else {
+                    g.neg()?
+                }));
+            }
+            let data = read(grad, |g| {
+                read(a, |x| {
+                    read(b, |y| {
+                        if linear {
+                            let k = slope(op, 0.0, 0.0);
+                            gradient(walk, this.elem_count(), g, |_| k)
+                        } else {
+                            gradient(walk, this.elem_count(), g, |i| {
+                                slope(op, x[wa.at(i)], y[wb.at(i)])
+                            })
+                        }
+                    })
+                })
+            })???;
+            Ok(Some(plain(data, this.dims())?))
+        };
+        Ok((one(a, &wa, BinaryOp::left)?, one(b, &wb, BinaryOp::right)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{check_gradients, sequence};
+    use super::*;
+    use candle_core::Device;
+
+    const SHAPES: [[&[usize]; 2]; 9] = [
+        [&[3, 5], &[3, 5]],
+        [&[4, 20], &[20]],
+        [&[20], &[4, 20]],
+        [&[4, 20], &[]],
+        [&[4, 6], &[4, 1]],
+        [&[2, 3, 4], &[3, 1]],
+        [&[2, 1, 4], &[3, 1]],
+        [&[2, 3, 4], &[2, 1, 4]],
+        [&[1, 1], &[7]],
+    ];
+
+    #[test]
+    fn broadcasts_as_candle_does() {
+        for [a, b] in SHAPES {
+            let x = Tensor::from_vec(sequence(volume(a), 1), a, &Device::Cpu).unwrap();
+            let y = Tensor::from_vec(sequence(volume(b), 2), b, &Device::Cpu).unwrap();
+            let ours = binary(&x, &y, BinaryOp::Sub).unwrap();
+            let theirs = x.broadcast_sub(&y).unwrap();
+            assert_eq!(ours.dims(), theirs.dims());
+            let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(flat(&ours), flat(&theirs), "{a:?} {b:?}");
+        }
+    }
+
+    #[test]
+    fn gradients_equal_central_differences() {
+        for [a, b] in SHAPES {
+            for op in [
+                BinaryOp::Add,
+                BinaryOp::Sub,
+                BinaryOp::Mul,
+                BinaryOp::Div,
+                BinaryOp::Pow,
+            ] {
+                check_gradients(&[a, b], 3e-3, |t| {
+                    binary(&(&t[0] + 2.5)?, &(&t[1] + 2.0)?, op)
+                });
+            }
+            check_gradients(&[a, b], 2e-3, |t| {
+                binary(&(&t[0] + 2.5)?, &t[1], BinaryOp::Max)
+            });
+            check_gradients(&[a, b], 2e-3, |t| {
+                binary(&(&t[0] + 2.5)?, &t[1], BinaryOp::Min)
+            });
+        }
+    }
+}

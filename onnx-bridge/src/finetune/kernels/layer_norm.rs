@@ -1,0 +1,149 @@
+//! Layer normalization over the trailing elements of every row.
+
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::{GRAIN, contiguous, plain, read};
+
+/// `(x - mean) / sqrt(variance + epsilon) * scale + bias` over rows of as many elements as `scale` has.
+///
+/// # Shapes
+/// `x` is `[.., n]` after flattening the normalized axes, `scale` and `bias` hold `n` elements.
+///
+/// # Numerics
+/// Mean and variance are accumulated in f64 per row; the backward pass computes them again.
+///
+/// # Source
+/// Ba, Kiros, Hinton 2016, arXiv 1607.06450, equation 4; ONNX LayerNormalization.
+pub(crate) fn layer_norm(
+    x: &Tensor,
+    scale: &Tensor,
+    bias: &Tensor,
+    epsilon: f32,
+) -> Result<Tensor> {
+    x.contiguous()?.apply_op3(
+        &scale.contiguous()?,
+        &bias.contiguous()?,
+        LayerNorm { epsilon },
+    )
+}
+
+struct LayerNorm {
+    epsilon: f32,
+}
+
+fn moments(x: &[f32], epsilon: f32) -> (f32, f32) {
+    let n = x.len() as f64;
+    let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+    let variance = x
+        .iter()
+        .map(|&v| (f64::from(v) - mean).powi(2))
+        .sum::<f64>()
+        / n;
+    (
+        mean as f32,
+        (1.0 / (variance + f64::from(epsilon)).sqrt()) as f32,
+    )
+}
+
+impl CustomOp3 for LayerNorm {
+    fn name(&self) -> &'static str {
+        "layer normalization"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, scale, bias) = (
+            contiguous(s1, l1)?,
+            contiguous(s2, l2)?,
+            contiguous(s3, l3)?,
+        );
+        let n = scale.len();
+        if n == 0 || x.len() % n != 0 || bias.len() != n {
+            candle_core::bail!(
+                "expected rows of {n} elements, found {:?} and {} biases",
+                l1.dims(),
+                bias.len()
+            );
+        }
+        let mut y = vec![0.0f32; x.len()];
+        y.par_chunks_mut(n)
+            .zip(x.par_chunks(n))
+            .with_min_len((GRAIN / n).max(1))
+            .for_each(|(y, x)| {
+                let (mean, inverse) = moments(x, self.epsilon);
+                for (((y, &x), &s), &b) in y.iter_mut().zip(x).zip(scale).zip(bias) {
+                    *y = (x - mean) * inverse * s + b;
+                }
+            });
+        Ok((CpuStorage::F32(y), l1.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        scale: &Tensor,
+        bias: &Tensor,
+        _res: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let n = scale.elem_count();
+        let (dx, dscale, dbias) = read(x, |x| {
+            read(scale, |s| {
+                read(grad, |g| {
+                    let mut dx = vec![0.0f32; x.len()];
+                    dx.par_chunks_mut(n)
+                        .zip(x.par_chunks(n))
+                        .zip(g.par_chunks(n))
+                        .with_min_len((GRAIN / n).max(1))
+                        .for_each(|((dx, x), g)| {
+                            let (mean, inverse) = moments(x, self.epsilon);
+                            let (mut sum, mut dot) = (0.0f32, 0.0f32);
+                            for ((&x, &g), &s) in x.iter().zip(g).zip(s) {
+                                sum += g * s;
+                                dot += g * s * (x - mean) * inverse;
+                            }
+                            let (sum, dot) = (sum / n as f32, dot / n as f32);
+                            for (((d, &x), &g), &s) in dx.iter_mut().zip(x).zip(g).zip(s) {
+                                *d = inverse * (g * s - sum - (x - mean) * inverse * dot);
+                            }
+                        });
+                    let (mut ds, mut db) = (vec![0.0f32; n], vec![0.0f32; n]);
+                    if scale.track_op() || bias.track_op() {
+                        for (x, g) in x.chunks(n).zip(g.chunks(n)) {
+                            let (mean, inverse) = moments(x, self.epsilon);
+                            for (((ds, db), &x), &g) in ds.iter_mut().zip(&mut db).zip(x).zip(g) {
+                                *ds += g * (x - mean) * inverse;
+                                *db += g;
+                            }
+                        }
+                    }
+                    (dx, ds, db)
+                })
+            })
+        })???;
+        let given =
+            |t: &Tensor, data: Vec<f32>| t.track_op().then(|| plain(data, t.dims())).transpose();
+        Ok((given(x, dx)?, given(scale, dscale)?, given(bias, dbias)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::check_gradients;
+    use super::*;
+
+    #[test]
+    fn gradients_equal_central_differences() {
+        check_gradients(&[&[4, 6], &[6], &[6]], 2e-3, |t| {
+            layer_norm(&t[0], &t[1], &t[2], 1e-5)
+        });
+    }
+}

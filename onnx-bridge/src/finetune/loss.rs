@@ -1,0 +1,126 @@
+//! What the student is asked for.
+
+use candle_core::{Result, Tensor};
+
+use super::kernels::{BinaryOp, UnaryOp, binary, unary};
+
+/// `log softmax` over the last axis.
+fn log_softmax(x: &Tensor) -> Result<Tensor> {
+    let last = x.rank() - 1;
+    let top = x.detach().max_keepdim(last)?;
+    let shifted = binary(x, &top, BinaryOp::Sub)?;
+    let sum = unary(&shifted, UnaryOp::Exp)?.sum_keepdim(last)?;
+    binary(&shifted, &unary(&sum, UnaryOp::Log)?, BinaryOp::Sub)
+}
+
+/// `T^2 KL(teacher / T || student / T)`, the mean over rows.
+///
+/// # Source
+/// Hinton, Vinyals, Dean 2015, arXiv 1503.02531, section 2.
+pub(crate) fn divergence(student: &Tensor, teacher: &Tensor, temperature: f64) -> Result<Tensor> {
+    let rows = (student.elem_count() / student.dims().last().copied().unwrap_or(1).max(1)).max(1);
+    let s = log_softmax(&(student / temperature)?)?;
+    let t = log_softmax(&(teacher.detach() / temperature)?)?;
+    let gap = binary(&t, &s, BinaryOp::Sub)?;
+    let weighted = binary(&gap, &t.exp()?, BinaryOp::Mul)?;
+    weighted.sum_all()? * (temperature * temperature / rows as f64)
+}
+
+/// Cross-entropy with labels, the mean over rows.
+pub(crate) fn cross_entropy(student: &Tensor, labels: &Tensor) -> Result<Tensor> {
+    let picked = log_softmax(student)?.gather(&labels.unsqueeze(1)?, 1)?;
+    picked.mean_all()?.neg()
+}
+
+/// `|s - t|^2 / |t|^2`, with a weight of 0 or 1 for every position of the leading axes.
+pub(crate) fn relative_error(
+    student: &Tensor,
+    teacher: &Tensor,
+    keep: Option<&Tensor>,
+) -> Result<Tensor> {
+    let teacher = teacher.detach();
+    let mut gap = binary(student, &teacher, BinaryOp::Sub)?;
+    let mut size = teacher;
+    if let Some(keep) = keep {
+        gap = binary(&gap, keep, BinaryOp::Mul)?;
+        size = binary(&size, keep, BinaryOp::Mul)?;
+    }
+    let scale = f64::from(size.sqr()?.sum_all()?.to_scalar::<f32>()?).max(1e-12);
+    unary(&gap, UnaryOp::Pow(2.0))?.sum_all()? * (1.0 / scale)
+}
+
+/// Rows of length 1: the mean over the positions that `keep` leaves, then normalized.
+fn pooled(x: &Tensor, keep: Option<&Tensor>) -> Result<Tensor> {
+    let rows = x.dims().first().copied().unwrap_or(1);
+    let flat = match (x.rank(), keep) {
+        (3, Some(keep)) => {
+            let count = keep.sum(1)?.clamp(1.0f32, f32::MAX)?;
+            binary(
+                &binary(x, keep, BinaryOp::Mul)?.sum(1)?,
+                &count,
+                BinaryOp::Div,
+            )?
+        }
+        (3, None) => x.mean(1)?,
+        _ => x.reshape((rows, x.elem_count() / rows.max(1)))?,
+    };
+    let norm = unary(
+        &(unary(&flat, UnaryOp::Pow(2.0))?.sum_keepdim(1)? + 1e-12)?,
+        UnaryOp::Sqrt,
+    )?;
+    binary(&flat, &norm, BinaryOp::Div)
+}
+
+/// One minus the mean cosine of pooled vectors, plus the mean squared gap between the matrices of cosines in the batch.
+pub(crate) fn geometry(
+    student: &Tensor,
+    teacher: &Tensor,
+    keep: Option<&Tensor>,
+) -> Result<Tensor> {
+    let (s, t) = (pooled(student, keep)?, pooled(&teacher.detach(), keep)?);
+    let rows = s.dims()[0].max(1) as f64;
+    let cosine = binary(&s, &t, BinaryOp::Mul)?
+        .sum_all()?
+        .affine(-1.0 / rows, 1.0)?;
+    let own = super::kernels::matmul(&s, &s.t()?)?;
+    let wanted = t.matmul(&t.t()?)?;
+    let gap = unary(&binary(&own, &wanted, BinaryOp::Sub)?, UnaryOp::Pow(2.0))?.mean_all()?;
+    cosine + gap
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::kernels::tests::check_gradients;
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn equal_outputs_lose_nothing() {
+        let x = Tensor::new(&[[1.0f32, 2.0, -1.0], [0.0, 0.5, 3.0]], &Device::Cpu).unwrap();
+        let zero = |t: Tensor| t.to_scalar::<f32>().unwrap().abs() < 1e-6;
+        assert!(zero(divergence(&x, &x, 2.0).unwrap()));
+        assert!(zero(relative_error(&x, &x, None).unwrap()));
+        assert!(zero(geometry(&x, &x, None).unwrap()));
+    }
+
+    #[test]
+    fn gradients_equal_central_differences() {
+        let teacher = Tensor::new(&[[1.0f32, 2.0, -1.0], [0.0, 0.5, 3.0]], &Device::Cpu).unwrap();
+        let labels = Tensor::new(&[2u32, 0], &Device::Cpu).unwrap();
+        check_gradients(&[&[2, 3]], 2e-3, |t| divergence(&t[0], &teacher, 2.0));
+        check_gradients(&[&[2, 3]], 2e-3, |t| cross_entropy(&t[0], &labels));
+        check_gradients(&[&[2, 3]], 2e-3, |t| relative_error(&t[0], &teacher, None));
+        check_gradients(&[&[2, 3]], 2e-3, |t| {
+            geometry(&(&t[0] + 2.0)?, &teacher, None)
+        });
+        let wide = teacher.reshape((2, 3, 1)).unwrap();
+        let keep = Tensor::new(
+            &[[[1.0f32], [1.0], [0.0]], [[1.0], [0.0], [0.0]]],
+            &Device::Cpu,
+        )
+        .unwrap();
+        check_gradients(&[&[2, 3, 1]], 2e-3, |t| {
+            relative_error(&t[0], &wide, Some(&keep))
+        });
+    }
+}

@@ -1,0 +1,46 @@
+//! End-to-end quantization-aware distillation of a graph, without Python.
+//!
+//! The student is a compressed file: plain ONNX whose rewritten layers decode integers into cores and factors. Those
+//! integers become trainable numbers behind fake quantization, the rest of the graph is interpreted over candle tensors,
+//! and the original model is the teacher.
+//!
+//! ```text
+//! teacher ──Program──> hidden states, outputs ─────────────┐
+//!                                                          loss ──backward──> AdamW ──> parameters
+//! student ──Program──> constant | per batch | hot part ────┘                               │
+//!                                    ▲                                                     │
+//!                                    └──── fake quantization (learned steps) <─────────────┘
+//! ```
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `value` | float tensors that may carry a gradient; integers and booleans as host arrays that never do |
+//! | `ops` | the operators: a table from `op_type` to a function over values |
+//! | `kernels` | operators that enter the tape as one node with their own backward pass |
+//! | `program` | a graph sorted into constant, per batch and hot |
+//! | `interpret` | a model's outputs on a data set |
+//! | `student` | what is trained, its leaves and gradients, and the way back into the file |
+//! | `objective`, `loss` | teacher and student on a batch, and the loss between them |
+//! | `batches` | the order of samples, lengths, masks, mixing |
+//! | `train`, `checkpoint` | the loop, its state, its reports |
+
+mod batches;
+mod checkpoint;
+mod config;
+mod interpret;
+mod kernels;
+mod loss;
+mod objective;
+mod ops;
+mod program;
+mod student;
+mod train;
+mod value;
+
+pub use checkpoint::Checkpoint;
+pub use config::{FinetuneConfig, Length, LossKind, Train};
+pub use interpret::interpret;
+pub use program::missing_operators;
+pub use train::{
+    Ending, Evaluation, FinetuneOutcome, Observer, Silent, Start, Started, StepReport, finetune,
+};

@@ -1,0 +1,249 @@
+//! One batch: the teacher's values, the student's, and the loss between them.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor};
+
+use super::config::{FinetuneConfig, LossKind};
+use super::loss;
+use super::program::{Prepared, Program, Request};
+use super::student::layer_outputs;
+use super::value::Value;
+use crate::error::{Error, Result};
+use crate::model::Model;
+
+/// Weight of the hidden states beside logits: a rank too small to copy them would spend itself on them.
+const HIDDEN_BESIDE_LOGITS: f64 = 0.05;
+
+/// Teacher and student ready to run, and how their values are compared.
+pub(crate) struct Objective {
+    teacher: Program,
+    student: Program,
+    outputs: Vec<(String, LossKind)>,
+    hidden: usize,
+    hidden_weight: f64,
+    temperature: f64,
+    labels_weight: f64,
+}
+
+/// What a batch brings beside its arrays.
+pub(crate) struct Batch<'a> {
+    pub(crate) feeds: &'a BTreeMap<String, Value>,
+    /// `[n, length, 1]`, 0 at padded positions.
+    pub(crate) keep: Option<Tensor>,
+    pub(crate) labels: Option<&'a [u32]>,
+    /// How many samples, from the first, the labels hold for.
+    pub(crate) labelled: usize,
+}
+
+/// The teacher's values and the part of the student that no trained value reaches.
+pub(crate) struct Ready {
+    teacher: Vec<Tensor>,
+    student: Prepared,
+}
+
+fn tensors(values: Vec<Value>) -> Vec<Option<Tensor>> {
+    values
+        .into_iter()
+        .map(|v| {
+            if let Value::Float(t) = v {
+                Some(t)
+            } else {
+                None
+            }
+        })
+        .collect()
+}
+
+impl Objective {
+    /// Prepares both graphs.
+    ///
+    /// # Errors
+    /// [`Error::MissingOperators`] before anything runs; [`Error::Evaluate`] where teacher and student have no output in common.
+    pub(crate) fn new(
+        teacher: &Model,
+        student: &Model,
+        trained: &[String],
+        config: &FinetuneConfig,
+    ) -> Result<Self> {
+        let outputs: Vec<String> = teacher
+            .graph()
+            .output
+            .iter()
+            .map(|o| o.name().to_string())
+            .filter(|o| student.graph().output.iter().any(|s| s.name() == o))
+            .collect();
+        if outputs.is_empty() {
+            return Err(Error::Evaluate {
+                place: "student".into(),
+                problem: "expected an output of the teacher's name, found none".into(),
+            });
+        }
+        let hidden: Vec<String> = layer_outputs(student, teacher)
+            .into_iter()
+            .filter(|h| !outputs.contains(h))
+            .collect();
+        let wanted: Vec<String> = outputs.iter().chain(&hidden).cloned().collect();
+        let lacking = [teacher, student].map(super::missing_operators);
+        let mut lacking = lacking.concat();
+        lacking.dedup();
+        if !lacking.is_empty() {
+            return Err(Error::MissingOperators { operators: lacking });
+        }
+        let program = |model: &Model, trained: &[String]| {
+            Program::new(&Request {
+                graph: model.graph(),
+                opset: model.opset(),
+                trained,
+                wanted: &wanted,
+            })
+        };
+        let kinds: Vec<(String, LossKind)> = outputs
+            .into_iter()
+            .map(|name| {
+                let kind = match config.loss {
+                    LossKind::Auto => kind_of(teacher, &name),
+                    chosen => chosen,
+                };
+                (name, kind)
+            })
+            .collect();
+        let logits = kinds.iter().any(|(_, k)| *k == LossKind::Logits);
+        let hidden_weight =
+            config
+                .hidden_weight
+                .unwrap_or(if logits { HIDDEN_BESIDE_LOGITS } else { 1.0 });
+        Ok(Self {
+            teacher: program(teacher, &[])?,
+            student: program(student, trained)?,
+            outputs: kinds,
+            hidden: hidden.len(),
+            hidden_weight,
+            temperature: config.temperature,
+            labels_weight: config.labels_weight,
+        })
+    }
+
+    /// The kinds of loss by output, and how many hidden states are matched.
+    pub(crate) fn describe(&self) -> (&[(String, LossKind)], usize) {
+        (&self.outputs, self.hidden)
+    }
+
+    /// How many nodes of the student run once per batch, and how many on every pass.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        self.student.counts()
+    }
+
+    /// Runs what needs no tape.
+    ///
+    /// # Errors
+    /// [`Error::Evaluate`].
+    pub(crate) fn ready(&self, feeds: &BTreeMap<String, Value>) -> Result<Ready> {
+        let values = self.teacher.run(&self.teacher.prepare(feeds)?, &[])?;
+        let teacher = tensors(values)
+            .into_iter()
+            .collect::<Option<Vec<Tensor>>>()
+            .ok_or_else(|| Error::Evaluate {
+                place: "teacher".into(),
+                problem: "expected float outputs".into(),
+            })?;
+        Ok(Ready {
+            teacher,
+            student: self.student.prepare(feeds)?,
+        })
+    }
+
+    /// The loss of one batch, with a tape back to `leaves`.
+    ///
+    /// # Errors
+    /// [`Error::Evaluate`].
+    pub(crate) fn loss(
+        &self,
+        ready: &Ready,
+        leaves: &[Tensor],
+        batch: &Batch<'_>,
+    ) -> Result<Tensor> {
+        let fail = |e: candle_core::Error| Error::Evaluate {
+            place: "loss".into(),
+            problem: e.to_string(),
+        };
+        let values = tensors(self.student.run(&ready.student, leaves)?);
+        let student = values
+            .into_iter()
+            .collect::<Option<Vec<Tensor>>>()
+            .ok_or_else(|| Error::Evaluate {
+                place: "student".into(),
+                problem: "expected float outputs".into(),
+            })?;
+        self.compare(&student, ready, batch).map_err(fail)
+    }
+
+    fn compare(
+        &self,
+        student: &[Tensor],
+        ready: &Ready,
+        batch: &Batch<'_>,
+    ) -> candle_core::Result<Tensor> {
+        let mut sum: Option<Tensor> = None;
+        let mut add = |term: Tensor, weight: f64| -> candle_core::Result<()> {
+            let term = (term * weight)?;
+            sum = Some(match sum.take() {
+                Some(s) => (s + term)?,
+                None => term,
+            });
+            Ok(())
+        };
+        let keep = |t: &Tensor| {
+            batch
+                .keep
+                .as_ref()
+                .filter(|k| t.rank() == 3 && t.dims()[..2] == k.dims()[..2])
+        };
+        for ((s, t), (_, kind)) in student.iter().zip(&ready.teacher).zip(&self.outputs) {
+            match kind {
+                LossKind::Logits => {
+                    add(loss::divergence(s, t, self.temperature)?, 1.0)?;
+                    if let (Some(labels), true, 2) =
+                        (batch.labels, self.labels_weight > 0.0, s.rank())
+                    {
+                        let labels = &labels[..batch.labelled.min(labels.len())];
+                        if !labels.is_empty() {
+                            let picked = Tensor::from_slice(labels, labels.len(), &Device::Cpu)?;
+                            add(
+                                loss::cross_entropy(&s.narrow(0, 0, labels.len())?, &picked)?,
+                                self.labels_weight,
+                            )?;
+                        }
+                    }
+                }
+                LossKind::Embedding => {
+                    add(loss::relative_error(s, t, keep(t))?, 1.0)?;
+                    if s.rank() >= 2 {
+                        add(loss::geometry(s, t, keep(t))?, 1.0)?;
+                    }
+                }
+                _ => add(loss::relative_error(s, t, keep(t))?, 1.0)?,
+            }
+        }
+        if self.hidden > 0 && self.hidden_weight > 0.0 {
+            let first = self.outputs.len();
+            for (s, t) in student[first..].iter().zip(&ready.teacher[first..]) {
+                add(loss::relative_error(s, t, keep(t))?, self.hidden_weight)?;
+            }
+        }
+        sum.ok_or_else(|| candle_core::Error::Msg("expected an output".into()))
+    }
+}
+
+/// What an output looks like: two axes are logits, unless its name says that it is an embedding.
+fn kind_of(model: &Model, name: &str) -> LossKind {
+    let rank = crate::view::GraphView::new(model).rank(name);
+    let lower = name.to_lowercase();
+    let embedding = ["embed", "pool", "hidden", "feature"]
+        .iter()
+        .any(|w| lower.contains(w));
+    match rank {
+        Some(2) if !embedding => LossKind::Logits,
+        _ => LossKind::Embedding,
+    }
+}

@@ -1,0 +1,389 @@
+//! A graph made ready to be run many times: sorted into what is constant, what depends on the batch alone, and the hot
+//! part that trainable values reach.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use candle_core::Tensor;
+
+use super::ops::{self, Call, OpFn};
+use super::value::Value;
+use crate::error::{Error, Result, node_place};
+use crate::model::Model;
+use crate::proto::{GraphProto, NodeProto};
+
+/// When a step runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// Once, when the program is made.
+    Constant,
+    /// Once per batch, without a tape.
+    Batch,
+    /// On every pass, with a tape.
+    Hot,
+}
+
+struct Step {
+    node: NodeProto,
+    op: OpFn,
+    inputs: Vec<Option<usize>>,
+    outputs: Vec<Option<usize>>,
+    /// Slots that nothing reads after this step.
+    dead: Vec<usize>,
+}
+
+/// What is asked of a graph.
+pub(crate) struct Request<'a> {
+    /// The graph, its nodes in order.
+    pub(crate) graph: &'a GraphProto,
+    /// The version of its operator set.
+    pub(crate) opset: i64,
+    /// Values that are given on every pass in place of what the graph computes for them.
+    pub(crate) trained: &'a [String],
+    /// Values to give back.
+    pub(crate) wanted: &'a [String],
+}
+
+/// A graph ready to run.
+pub(crate) struct Program {
+    batch: Vec<Step>,
+    hot: Vec<Step>,
+    opset: i64,
+    slots: usize,
+    constants: Vec<(usize, Value)>,
+    inputs: Vec<(String, usize)>,
+    trained: Vec<usize>,
+    wanted: Vec<usize>,
+    /// Slots that the hot part or the caller reads.
+    kept: HashSet<usize>,
+}
+
+/// The values of one batch after the part that no trainable value reaches.
+pub(crate) struct Prepared {
+    slots: Vec<Option<Value>>,
+}
+
+/// The operators of a graph that the interpreter lacks, with how many nodes use each; only nodes that `wanted` needs count.
+fn missing(nodes: &[&NodeProto]) -> Vec<String> {
+    let mut count: BTreeMap<String, usize> = BTreeMap::new();
+    for node in nodes
+        .iter()
+        .filter(|n| ops::lookup(n.domain(), n.op_type()).is_none())
+    {
+        let name = match node.domain() {
+            "" => node.op_type().to_string(),
+            domain => format!("{domain}::{}", node.op_type()),
+        };
+        *count.entry(name).or_default() += 1;
+    }
+    count
+        .into_iter()
+        .map(|(name, n)| {
+            if n == 1 {
+                name
+            } else {
+                format!("{name} ({n} nodes)")
+            }
+        })
+        .collect()
+}
+
+/// The operators that a model's outputs need and the interpreter lacks, by name and with how many nodes use each.
+pub fn missing_operators(model: &Model) -> Vec<String> {
+    let wanted: Vec<String> = model
+        .graph()
+        .output
+        .iter()
+        .map(|o| o.name().to_string())
+        .collect();
+    let request = Request {
+        graph: model.graph(),
+        opset: model.opset(),
+        trained: &[],
+        wanted: &wanted,
+    };
+    missing(&needed(&request))
+}
+
+/// The nodes that the wanted values need, in order, stopping at values that are given.
+fn needed<'a>(request: &Request<'a>) -> Vec<&'a NodeProto> {
+    let given: HashSet<&str> = request.trained.iter().map(String::as_str).collect();
+    let mut open: HashSet<&str> = request.wanted.iter().map(String::as_str).collect();
+    open.extend(&given);
+    let mut kept: Vec<&NodeProto> = Vec::new();
+    for node in request.graph.node.iter().rev() {
+        if node
+            .output
+            .iter()
+            .any(|o| !o.is_empty() && open.contains(o.as_str()) && !given.contains(o.as_str()))
+        {
+            open.extend(node.input.iter().map(String::as_str));
+            kept.push(node);
+        }
+    }
+    kept.reverse();
+    kept
+}
+
+impl Program {
+    /// Sorts the graph and evaluates its constants.
+    ///
+    /// # Errors
+    /// [`Error::MissingOperators`] before anything is computed; [`Error::Evaluate`] where a constant part cannot be.
+    pub(crate) fn new(request: &Request<'_>) -> Result<Self> {
+        let nodes = needed(request);
+        let lacking = missing(&nodes);
+        if !lacking.is_empty() {
+            return Err(Error::MissingOperators { operators: lacking });
+        }
+        let graph = request.graph;
+        let initializers: HashMap<&str, _> =
+            graph.initializer.iter().map(|t| (t.name(), t)).collect();
+        let mut names: HashMap<&str, usize> = HashMap::new();
+        let mut phases: Vec<Phase> = Vec::new();
+        let mut constants: Vec<Option<Value>> = Vec::new();
+        let mut inputs = Vec::new();
+        let mut trained = Vec::new();
+        let slot = |phase: Phase, phases: &mut Vec<Phase>, constants: &mut Vec<Option<Value>>| {
+            phases.push(phase);
+            constants.push(None);
+            phases.len() - 1
+        };
+        for name in request.trained {
+            let at = slot(Phase::Hot, &mut phases, &mut constants);
+            names.insert(name, at);
+            trained.push(at);
+        }
+        for info in graph
+            .input
+            .iter()
+            .filter(|i| !initializers.contains_key(i.name()))
+        {
+            let at = slot(Phase::Batch, &mut phases, &mut constants);
+            names.entry(info.name()).or_insert(at);
+            inputs.push((info.name().to_string(), at));
+        }
+        let (mut batch, mut hot) = (Vec::new(), Vec::new());
+        for node in nodes {
+            let op = ops::lookup(node.domain(), node.op_type()).ok_or_else(|| {
+                Error::MissingOperators {
+                    operators: vec![node.op_type().to_string()],
+                }
+            })?;
+            let mut read = Vec::with_capacity(node.input.len());
+            for name in &node.input {
+                if name.is_empty() {
+                    read.push(None);
+                    continue;
+                }
+                let at = match names.get(name.as_str()) {
+                    Some(&at) => at,
+                    None => {
+                        let tensor = initializers.get(name.as_str()).ok_or_else(|| {
+                            Error::UndefinedValue {
+                                place: node_place(node),
+                                field: "input",
+                                value: name.clone(),
+                            }
+                        })?;
+                        let at = slot(Phase::Constant, &mut phases, &mut constants);
+                        let value = ops::constant(tensor).map_err(|e| Error::Evaluate {
+                            place: format!("initializer `{name}`"),
+                            problem: e.to_string(),
+                        })?;
+                        constants[at] = Some(value);
+                        names.insert(name, at);
+                        at
+                    }
+                };
+                read.push(Some(at));
+            }
+            let phase = read
+                .iter()
+                .flatten()
+                .map(|&at| phases[at])
+                .max()
+                .unwrap_or(Phase::Constant);
+            let mut written = Vec::with_capacity(node.output.len());
+            for name in &node.output {
+                written.push(if name.is_empty() {
+                    None
+                } else {
+                    let at = slot(phase, &mut phases, &mut constants);
+                    names.entry(name).or_insert(at);
+                    Some(at)
+                });
+            }
+            let step = Step {
+                node: node.clone(),
+                op,
+                inputs: read,
+                outputs: written,
+                dead: Vec::new(),
+            };
+            match phase {
+                Phase::Constant => step.run(request.opset, &mut constants)?,
+                Phase::Batch => batch.push(step),
+                Phase::Hot => hot.push(step),
+            }
+        }
+        let wanted = request
+            .wanted
+            .iter()
+            .map(
+                |name| match (names.get(name.as_str()), initializers.get(name.as_str())) {
+                    (Some(&at), _) => Ok(at),
+                    _ => Err(Error::UndefinedValue {
+                        place: "graph".into(),
+                        field: "output",
+                        value: name.clone(),
+                    }),
+                },
+            )
+            .collect::<Result<Vec<usize>>>()?;
+        let mut kept: HashSet<usize> = wanted.iter().copied().collect();
+        kept.extend(hot.iter().flat_map(|s| s.inputs.iter().flatten()));
+        mark_dead(&mut batch, &kept);
+        mark_dead(&mut hot, &wanted.iter().copied().collect());
+        let read: HashSet<usize> = batch
+            .iter()
+            .chain(&hot)
+            .flat_map(|s| s.inputs.iter().flatten().copied())
+            .chain(wanted.iter().copied())
+            .collect();
+        let slots = phases.len();
+        let constants = constants
+            .into_iter()
+            .enumerate()
+            .filter_map(|(at, v)| Some((at, v?)))
+            .filter(|(at, _)| read.contains(at))
+            .collect();
+        Ok(Self {
+            batch,
+            hot,
+            opset: request.opset,
+            slots,
+            constants,
+            inputs,
+            trained,
+            wanted,
+            kept,
+        })
+    }
+
+    /// How many nodes run per batch and on every pass.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.batch.len(), self.hot.len())
+    }
+
+    /// Runs what no trainable value reaches.
+    ///
+    /// # Errors
+    /// [`Error::Evaluate`] for an input that is missing or an operator that fails.
+    pub(crate) fn prepare(&self, feeds: &BTreeMap<String, Value>) -> Result<Prepared> {
+        let mut slots: Vec<Option<Value>> = vec![None; self.slots];
+        for (at, value) in &self.constants {
+            slots[*at] = Some(value.clone());
+        }
+        for (name, at) in &self.inputs {
+            slots[*at] = feeds.get(name).cloned();
+        }
+        for step in &self.batch {
+            step.run(self.opset, &mut slots)?;
+            for &at in &step.dead {
+                slots[at] = None;
+            }
+        }
+        for (at, slot) in slots.iter_mut().enumerate() {
+            if !self.kept.contains(&at) {
+                *slot = None;
+            }
+        }
+        Ok(Prepared { slots })
+    }
+
+    /// Runs the hot part on the values of `trained`, in the order they were requested, and gives the wanted values.
+    ///
+    /// # Errors
+    /// [`Error::Evaluate`] for an operator that fails.
+    pub(crate) fn run(&self, prepared: &Prepared, trained: &[Tensor]) -> Result<Vec<Value>> {
+        let mut slots = prepared.slots.clone();
+        for (&at, tensor) in self.trained.iter().zip(trained) {
+            slots[at] = Some(Value::Float(tensor.clone()));
+        }
+        for step in &self.hot {
+            step.run(self.opset, &mut slots)?;
+            for &at in &step.dead {
+                slots[at] = None;
+            }
+        }
+        self.wanted
+            .iter()
+            .map(|&at| {
+                slots[at].clone().ok_or_else(|| Error::Evaluate {
+                    place: "graph".into(),
+                    problem: "expected a value for every output, found none".into(),
+                })
+            })
+            .collect()
+    }
+}
+
+/// Notes for every step the slots that it is the last to read.
+fn mark_dead(steps: &mut [Step], kept: &HashSet<usize>) {
+    let mut seen: HashSet<usize> = kept.clone();
+    for step in steps.iter_mut().rev() {
+        let touched: Vec<usize> = step
+            .inputs
+            .iter()
+            .chain(&step.outputs)
+            .flatten()
+            .copied()
+            .collect();
+        step.dead = touched.into_iter().filter(|&at| seen.insert(at)).collect();
+    }
+}
+
+impl Step {
+    fn run(&self, opset: i64, slots: &mut [Option<Value>]) -> Result<()> {
+        let fail = |problem: String| Error::Evaluate {
+            place: node_place(&self.node),
+            problem,
+        };
+        let mut inputs = Vec::with_capacity(self.inputs.len());
+        for (at, name) in self.inputs.iter().zip(&self.node.input) {
+            inputs.push(match at {
+                None => None,
+                Some(at) => {
+                    Some(slots[*at].as_ref().ok_or_else(|| {
+                        fail(format!("expected a value for `{name}`, found none"))
+                    })?)
+                }
+            });
+        }
+        let call = Call {
+            node: &self.node,
+            opset,
+            inputs,
+        };
+        let outputs = (self.op)(&call).map_err(|e| fail(e.to_string()))?;
+        if outputs.len()
+            < self
+                .outputs
+                .iter()
+                .rposition(Option::is_some)
+                .map_or(0, |k| k + 1)
+        {
+            return Err(fail(format!(
+                "expected {} outputs, found {}",
+                self.outputs.len(),
+                outputs.len()
+            )));
+        }
+        for (at, value) in self.outputs.iter().zip(outputs) {
+            if let Some(at) = at {
+                slots[*at] = Some(value);
+            }
+        }
+        Ok(())
+    }
+}
