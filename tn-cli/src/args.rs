@@ -9,6 +9,7 @@ use quant_core::Bits;
 use crate::goals::GoalArgs;
 use crate::rules::LayerRule;
 use crate::settings::{Format, Granularity, Layout, Modes, Ranks, Scheme, parse_bits};
+use crate::tuning::TuningArgs;
 
 /// Compress ONNX models with quantized tensor networks
 #[derive(Debug, Parser)]
@@ -34,6 +35,8 @@ pub(crate) enum Command {
     Compress(Box<CompressArgs>),
     /// Choose what every weight becomes, without writing a model
     Plan(Box<PlanArgs>),
+    /// Train a compressed model, quantization in the loop, to do what the original does
+    Finetune(Box<FinetuneArgs>),
     /// Compare a compressed model with its original in tract
     Verify(VerifyArgs),
     /// Run a model in tract on arrays from a file
@@ -171,6 +174,36 @@ pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) talk: TalkArgs,
 }
+
+#[derive(Debug, Args)]
+#[command(after_help = FINETUNE_HELP)]
+pub(crate) struct FinetuneArgs {
+    /// The original ONNX model
+    pub(crate) teacher: PathBuf,
+    /// The compressed model
+    pub(crate) student: PathBuf,
+    /// Where to write the trained model
+    #[arg(long, short, value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// Overwrite OUT if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Samples to train on: one array per model input, and an int64 array `labels` if there are classes
+    #[arg(long, value_name = "NPZ")]
+    pub(crate) data: PathBuf,
+    #[command(flatten)]
+    pub(crate) tuning: TuningArgs,
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
+    #[command(flatten)]
+    pub(crate) talk: TalkArgs,
+}
+
+const FINETUNE_HELP: &str = "\
+Examples:
+  tnq finetune model.onnx small.onnx -o tuned.onnx --data train.npz
+  tnq finetune model.onnx small.onnx -o tuned.onnx --data train.npz --minutes 30 --checkpoint run.json
+  tnq finetune encoder.onnx small.onnx -o tuned.onnx --data tokens.npz --mask attention_mask --lr 1e-3 --batch 64";
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {

@@ -11,6 +11,7 @@ mod progress;
 mod rules;
 mod settings;
 mod table;
+mod tuning;
 
 use std::io::{self, Write};
 use std::panic;
@@ -54,6 +55,7 @@ fn run(command: Command) -> Result<Ended, CliError> {
         Command::Plan(args) => return commands::planned::plan(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Compress(args) => commands::compress::run(*args),
+        Command::Finetune(args) => commands::finetune::run(*args),
         Command::Verify(args) => commands::verify::run(&args),
         Command::Run(args) => commands::run::run(&args),
         Command::Completions { shell } => commands::docs::completions(shell),

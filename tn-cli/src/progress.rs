@@ -105,6 +105,15 @@ impl Stage {
         }
     }
 
+    /// Say how the stage is doing.
+    pub(crate) fn note(&self, text: &str) {
+        match (&self.bar, self.progress) {
+            (Some(bar), _) => bar.println(text),
+            (None, Progress::Lines) => line(text),
+            _ => {}
+        }
+    }
+
     /// End the stage and give its seconds.
     pub(crate) fn finish(self) -> f64 {
         self.start.elapsed().as_secs_f64()

@@ -2,6 +2,7 @@
 
 pub(crate) mod compress;
 pub(crate) mod docs;
+pub(crate) mod finetune;
 pub(crate) mod inspect;
 pub(crate) mod planned;
 pub(crate) mod run;

@@ -1,0 +1,112 @@
+//! `tnq finetune`: end-to-end distillation of a compressed model.
+
+use serde::Serialize;
+
+use super::verification::{Named, Samples, VerificationReport};
+use super::{Bytes, print, print_json};
+use crate::args::FinetuneArgs;
+use crate::error::CliError;
+use crate::job::{existing, not_the_input, use_threads};
+use crate::model::{read_dataset, read_model};
+use crate::output::OutputFile;
+use crate::progress::Progress;
+use crate::table::bytes;
+use crate::tuning::{Tuning, TuningReport, tune};
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report {
+    schema: u32,
+    command: &'static str,
+    version: &'static str,
+    teacher: String,
+    student: String,
+    output: String,
+    bytes: Bytes,
+    finetune: TuningReport,
+    verification: VerificationReport,
+    seed: u64,
+}
+
+/// Run the command.
+pub(crate) fn run(args: FinetuneArgs) -> Result<(), CliError> {
+    let config = args.tuning.config(args.compute.seed)?;
+    not_the_input(&args.teacher, &args.output)?;
+    let output = OutputFile::new(&args.output, existing(args.force))?;
+    use_threads(args.compute.threads)?;
+    let progress = Progress::detect(args.talk.quiet);
+    let stage = progress.stage("reading", 0);
+    let [teacher, student] = [read_model(&args.teacher)?, read_model(&args.student)?];
+    let data = read_dataset(&args.data, &teacher)?;
+    drop(stage);
+    let job = Tuning {
+        teacher: &teacher,
+        student: &student,
+        warm: None,
+        data: &data,
+        path: &args.data,
+        checkpoint: args.tuning.checkpoint.as_deref(),
+    };
+    let (trained, finetune) = tune(job, &config, progress)?;
+    let encoded = trained
+        .encode()
+        .map_err(|error| CliError::content(output.path(), error))?;
+    let stage = progress.stage("verifying", 0);
+    let original = Named {
+        model: &teacher,
+        path: &args.teacher,
+    };
+    let verification = Samples::new(original, Some(&args.data), args.compute.seed)?.verify(
+        original,
+        Named {
+            model: &trained,
+            path: output.path(),
+        },
+    )?;
+    drop(stage);
+    output.write(|file| std::io::Write::write_all(file, &encoded))?;
+    let report = Report {
+        schema: super::SCHEMA,
+        command: "finetune",
+        version: env!("CARGO_PKG_VERSION"),
+        teacher: args.teacher.display().to_string(),
+        student: args.student.display().to_string(),
+        output: args.output.display().to_string(),
+        bytes: Bytes {
+            before: teacher.encoded_len(),
+            after: encoded.len() as u64,
+        },
+        finetune,
+        verification,
+        seed: args.compute.seed,
+    };
+    if args.talk.json {
+        print_json(&report)
+    } else {
+        print(text(&report).as_bytes())
+    }
+}
+
+fn text(report: &Report) -> String {
+    format!(
+        "{} -> {}: {}\n{}\n{}\n",
+        report.student,
+        report.output,
+        bytes(report.bytes.after),
+        line(&report.finetune),
+        report.verification,
+    )
+}
+
+/// What training came to, in one line.
+pub(crate) fn line(report: &TuningReport) -> String {
+    format!(
+        "trained {} steps on {} in {:.0} s: loss on held-back samples {:.4} -> {:.4}, from step {}",
+        report.steps,
+        report.data,
+        report.seconds,
+        report.loss_before,
+        report.loss_after,
+        report.best_step
+    )
+}
