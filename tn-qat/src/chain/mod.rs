@@ -10,7 +10,9 @@
 
 mod exec;
 mod plan;
+mod plan_tucker;
 mod prepare;
+mod step;
 #[cfg(test)]
 mod tests;
 
