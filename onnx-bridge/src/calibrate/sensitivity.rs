@@ -65,6 +65,13 @@ pub(crate) fn measure(
                 error.select(ndarray::Axis(0), &rows)
             }
         };
+        // The mean of an error is taken up by the layer's bias, so it is no part of what is measured.
+        let mut rows = rows;
+        if matches!(target.kind(), TargetKind::Dense(layers) if layers[0].bias().is_some())
+            && let Some(mean) = rows.mean_axis(ndarray::Axis(0))
+        {
+            rows -= &mean;
+        }
         let flat: Vec<f32> = rows.iter().copied().collect();
         let noise = ArrayD::from_shape_vec(result.shape(), flat)
             .unwrap_or_else(|_| ArrayD::zeros(result.shape()));

@@ -293,7 +293,7 @@ fn measure_losses(
 }
 
 fn sensitivities(context: &Context<'_>, session: &Session<'_>) -> Result<Vec<Sensitivity>> {
-    let key = context.base.add(b"sensitivity 1").key();
+    let key = context.base.add(b"sensitivity 2").key();
     if let Some(found) = context
         .store
         .get(&key)
