@@ -69,7 +69,7 @@ fn steps(c: &mut Criterion) {
 
 /// Fake quantization of 2^20 weights per row of 1024, forward and backward, beside a copy.
 fn fake_quantize(c: &mut Criterion) {
-    let w: Vec<f32> = (0..1 << 20)
+    let w: Vec<f32> = (0..1_u64 << 20)
         .map(|i| ((i * 7919) % 2001) as f32 / 1000.0 - 1.0)
         .collect();
     let scheme = QuantScheme::symmetric(Bits::B4).with_granularity(Granularity::per_axis(0));

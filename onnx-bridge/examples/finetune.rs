@@ -4,6 +4,7 @@
 //! cargo run --release -p onnx-bridge --example compress -- model.onnx student.onnx
 //! cargo run --release -p onnx-bridge --example finetune -- model.onnx student.onnx train.npz out.onnx 4000
 //! ```
+#![allow(clippy::print_stderr, reason = "an example prints")]
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -22,7 +23,7 @@ impl Observer for Lines {
     }
 
     fn step(&mut self, report: &StepReport) -> ControlFlow<()> {
-        if report.step % 250 == 0 {
+        if report.step.is_multiple_of(250) {
             eprintln!(
                 "step {:6}  loss {:.4}  {:.0} s",
                 report.step, report.loss, report.seconds
