@@ -270,13 +270,13 @@ mod tests {
 
     #[test]
     fn erf_is_within_4e7() {
-        // Exact values to ten digits (Abramowitz and Stegun, table 7.1).
+        // Exact values, rounded to f32 (Abramowitz and Stegun, table 7.1).
         for (x, expected) in [
             (0.0, 0.0),
             (0.1, 0.112_462_916),
-            (0.5, 0.520_499_878),
-            (1.0, 0.842_700_793),
-            (2.0, 0.995_322_265),
+            (0.5, 0.520_499_9),
+            (1.0, 0.842_700_8),
+            (2.0, 0.995_322_3),
             (4.5, 1.0),
         ] {
             assert!((erf(x) - expected).abs() < 4e-7, "{x}: {}", erf(x));
