@@ -16,24 +16,46 @@ pub(crate) fn element_count(shape: &[usize]) -> Result<usize> {
 
 /// A contiguous stretch of elements and the groups they belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Run {
+pub enum Run {
     /// Elements `start..start + len` all belong to `group`.
     Shared {
+        /// The first element.
         start: usize,
+        /// How many elements.
         len: usize,
+        /// Their group.
         group: usize,
     },
     /// Element `start + i` belongs to group `group + i`.
     Each {
+        /// The first element.
         start: usize,
+        /// How many elements, and groups.
         len: usize,
+        /// The first element's group.
         group: usize,
     },
 }
 
-/// A shape cut into groups: `[outer, axis, inner]`, the axis in blocks.
+/// Which elements of a row-major tensor share a scale: the shape as `[outer, axis, inner]`, the axis in blocks.
+///
+/// Groups are numbered in the order in which [`crate::QuantParams`] keeps their scales, that of [`scale_shape`].
+///
+/// ```
+/// use quant_core::{Granularity, Groups, Run};
+/// // Two rows of five, in blocks of up to three along the row.
+/// let groups = Groups::new(&[2, 5], Granularity::per_block(1, 3)?)?;
+/// assert_eq!((groups.count(), groups.len()), (4, 10));
+/// let mut runs = Vec::new();
+/// groups.for_each(|run| runs.push(run));
+/// assert_eq!(runs[1], Run::Shared { start: 3, len: 2, group: 1 });
+/// let mut sums = vec![0; groups.count()];
+/// groups.for_each_element(|element, group| sums[group] += element);
+/// assert_eq!(sums, [0 + 1 + 2, 3 + 4, 5 + 6 + 7, 8 + 9]);
+/// # Ok::<(), quant_core::QuantError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Groups {
+pub struct Groups {
     outer: usize,
     axis: usize,
     inner: usize,
@@ -48,7 +70,12 @@ enum Kind {
 }
 
 impl Groups {
-    pub(crate) fn new(shape: &[usize], granularity: Granularity) -> Result<Self> {
+    /// The groups of a tensor of this shape.
+    ///
+    /// # Errors
+    /// [`QuantError::Axis`] if the shape lacks the granularity's axis, [`QuantError::ShapeOverflow`] if its elements cannot be
+    /// counted.
+    pub fn new(shape: &[usize], granularity: Granularity) -> Result<Self> {
         let len = element_count(shape)?;
         let (axis, kind) = match granularity {
             Granularity::PerTensor => {
@@ -77,7 +104,7 @@ impl Groups {
     }
 
     /// How many scales there are.
-    pub(crate) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         match self.kind {
             Kind::Tensor => 1,
             Kind::Axis => self.axis,
@@ -86,14 +113,28 @@ impl Groups {
     }
 
     /// How many elements there are.
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.outer * self.axis * self.inner
     }
 
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many elements a group has; of blocks, a full one.
+    pub fn group_len(&self) -> usize {
+        match self.kind {
+            Kind::Tensor => self.axis,
+            Kind::Axis => self.outer * self.inner,
+            Kind::Block(size) => size.min(self.axis),
+        }
+    }
+
     /// Calls `f` with the runs that cover all elements in order.
-    pub(crate) fn for_each(&self, mut f: impl FnMut(Run)) {
+    pub fn for_each(&self, mut f: impl FnMut(Run)) {
         let (dim, inner) = (self.axis, self.inner);
-        if self.len() == 0 {
+        if self.is_empty() {
             return;
         }
         for outer in 0..self.outer {
@@ -145,7 +186,7 @@ impl Groups {
     }
 
     /// Calls `f(element, its group)` for all elements in order.
-    pub(crate) fn for_each_element(&self, mut f: impl FnMut(usize, usize)) {
+    pub fn for_each_element(&self, mut f: impl FnMut(usize, usize)) {
         self.for_each(|run| match run {
             Run::Shared { start, len, group } => (start..start + len).for_each(|i| f(i, group)),
             Run::Each { start, len, group } => (0..len).for_each(|i| f(start + i, group + i)),

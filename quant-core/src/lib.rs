@@ -25,7 +25,7 @@ pub use affine::{
     Division, dequantize, fake_quantize, fake_quantize_into, fake_quantize_with, quantize,
 };
 pub use error::{QuantError, Result};
-pub use groups::scale_shape;
+pub use groups::{Groups, Run, scale_shape};
 pub use histogram::{Histogram, HistogramSpan};
 pub use matmul::{MatrixLayout, PackedMatrix, dot};
 pub use measure::{ErrorStats, expected_mse, expected_sqnr_db};
