@@ -140,20 +140,30 @@ fn elementwise_kernels_equal_the_scalar_ones() {
 }
 
 /// Quantizing without division must notice every value whose rounding it cannot decide: whole blocks at one distance
-/// from half steps, among them NaN and infinities, for many scales.
+/// from half steps over all codes, among them NaN and infinities, and blocks of what is far out of range, for many scales.
 #[test]
 fn values_near_half_steps_quantize_alike() {
     let mut next = pseudo_random(12);
     for round in 0..400 {
         let scale = 2f32.powi((next() % 120) as i32 - 60) * (1.0 + next() as f32 / u32::MAX as f32);
-        let zero_point = (next() % 256) as i32;
-        let map = AffineMap::new(scale, zero_point, &QuantScheme::affine(Bits::B8)).unwrap();
+        let signedness = [Signedness::Signed, Signedness::Unsigned][round / 2 % 2];
+        let scheme = QuantScheme::affine(Bits::B8).with_signedness(signedness);
+        let zero_point = scheme.min_code() + [0, 255, (next() % 256) as i32][round / 4 % 3];
+        let map = AffineMap::new(scale, zero_point, &scheme).unwrap();
         let mut x = Vec::new();
         for distance in 0..40 {
             let side = if round % 2 == 0 { 1.0 } else { -1.0 };
             let from_half = side * f64::from(distance) / 65536.0 * 0.75;
-            let steps = |i: i32| f64::from(i * 4 - 128 - (next() % 4) as i32) + 0.5 + from_half;
+            let steps = |i: i32| {
+                let code = scheme.min_code() + i * 4 + (next() % 4) as i32;
+                f64::from(code - zero_point) + 0.5 + from_half
+            };
             x.extend((0..64).map(steps).map(|s| (s * f64::from(scale)) as f32));
+        }
+        for power in 8..40 {
+            let steps = 2f64.powi(power) * if power % 2 == 0 { 1.0 } else { -1.0 };
+            let far = |i: i32| (steps * (1.0 + f64::from(i) / 64.0) * f64::from(scale)) as f32;
+            x.extend((0..64).map(far));
         }
         for odd in [
             f32::NAN,
@@ -167,7 +177,7 @@ fn values_near_half_steps_quantize_alike() {
             x[at] = odd;
         }
         for isa in simd() {
-            check_elementwise(isa, map, Signedness::Unsigned, &x);
+            check_elementwise(isa, map, signedness, &x);
         }
     }
 }

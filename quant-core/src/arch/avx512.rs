@@ -162,73 +162,97 @@ impl Map {
     }
 }
 
-/// Quantization without division: `x * (65536 / scale) + 1/2` as an integer has the code's steps above 16 bits of fraction.
+/// Quantization without division: `x * (65536 / scale) + 65536 * zero_point + 1/2` as an integer has the code above 16 bits
+/// of fraction. Codes are packed with saturation, to signed or unsigned bytes.
 ///
-/// The exact quotient, its rounding to f32 and this integer lie within 5 units of each other (the factor, the fused sum and
-/// the quotient are each off by at most 2^-24 of 256 steps, or one unit, the integer by half of one). So away from halves
-/// all round alike; a block with a fraction within 8 units of a half is left to the division. NaN gives the integer
-/// 0x8000_0000, whose bits 16 to 23 are 0 steps.
+/// As long as the code is within a byte, this integer lies within 2.5 units of what the exact quotient gives: the factor is
+/// off by at most 2^-24 of 256 steps, or one unit, the fused sum and its conversion by one together, and rounding the
+/// quotient to f32 moves it by at most half a unit, onto a half at worst. So away from halves all round alike; a block with a
+/// fraction within 4 units of a half is left to the division. So is one with NaN or a number 32768 steps away: their
+/// integer is 0x8000_0000, whose fraction counts as near a half.
 #[derive(Clone, Copy)]
-struct FixedPoint {
+struct FixedPoint<const SIGNED: bool> {
     factor: __m512,
     bias: __m512,
-    lo: __m512,
-    hi: __m512,
-    zero_point: __m512i,
-    thirds: __m512i,
+    /// The smallest and the largest code, in bytes.
+    lo: __m512i,
+    hi: __m512i,
+    /// The upper words of two vectors.
+    upper: __m512i,
+    /// What brings eight bytes each of two vectors, in turn, into their order.
+    order: __m512i,
 }
 
-impl FixedPoint {
+impl<const SIGNED: bool> FixedPoint<SIGNED> {
     /// Where the reciprocal and all products that count are normal numbers.
     const SCALES: std::ops::Range<f32> = 1e-30..1e30;
-    /// A half, and 8 units so that a fraction near a half wraps to less than 16.
-    const BIAS: f32 = 32768.0 + 8.0;
+    /// A half, and 4 units so that a fraction near a half wraps to less than 8.
+    const BIAS: f32 = 32768.0 + 4.0;
+    /// The bits of a fraction that are zero near a half.
+    const FAR: i32 = 0xfff8;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     fn new(map: AffineMap) -> Self {
-        let (lo, hi) = map.steps();
-        // Byte 2 of every lane. Opaque, or the compiler makes four instructions of the one it stands for.
-        let thirds = std::hint::black_box(std::array::from_fn(|i| (4 * i + 2) as u8));
+        // Opaque, or the compiler makes several instructions of the one each stands for.
+        let upper: [u16; 32] = std::array::from_fn(|i| (2 * i + 1) as u16);
+        let upper = std::hint::black_box(upper.map(u16::to_le_bytes));
+        let order = std::hint::black_box([0u64, 2, 4, 6, 1, 3, 5, 7].map(u64::to_le_bytes));
+        let bytes = |words: &[u8]| load_bytes_part(words);
         Self {
             factor: _mm512_set1_ps(65536.0 * (1.0 / map.scale)),
-            bias: _mm512_set1_ps(Self::BIAS),
-            lo: _mm512_set1_ps(65536.0 * lo + Self::BIAS),
-            hi: _mm512_set1_ps(65536.0 * hi + Self::BIAS),
-            zero_point: _mm512_set1_epi8(map.zero_point as i8),
-            thirds: load_bytes(&thirds),
+            bias: _mm512_set1_ps(65536.0 * map.zero_point as f32 + Self::BIAS),
+            lo: _mm512_set1_epi8(map.min as i8),
+            hi: _mm512_set1_epi8(map.max as i8),
+            upper: bytes(upper.as_flattened()),
+            order: bytes(order.as_flattened()),
         }
     }
 
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn steps(&self, x: &[f32; 16]) -> __m512i {
-        // A NaN is the second operand, which minimum and maximum return.
-        let y = _mm512_fmadd_ps(load_f32(x), self.factor, self.bias);
-        _mm512_cvtps_epi32(_mm512_max_ps(self.lo, _mm512_min_ps(self.hi, y)))
+        _mm512_cvtps_epi32(_mm512_fmadd_ps(load_f32(x), self.factor, self.bias))
     }
 
     /// 64 code bytes, unless one is too near a half.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+    #[target_feature(enable = "avx512f,avx512bw")]
     fn codes(&self, x: &[f32; 64]) -> Option<__m512i> {
         let (x, _) = x.as_chunks::<16>();
         let (a, b) = (self.steps(&x[0]), self.steps(&x[1]));
         let (c, d) = (self.steps(&x[2]), self.steps(&x[3]));
         // The least fraction of four lanes; the words above the fractions do not count.
         let least = _mm512_min_epu16(_mm512_min_epu16(a, b), _mm512_min_epu16(c, d));
-        if _mm512_testn_epi32_mask(least, _mm512_set1_epi32(0xfff0)) != 0 {
+        if _mm512_testn_epi32_mask(least, _mm512_set1_epi32(Self::FAR)) != 0 {
             return None;
         }
-        let low = _mm512_permutex2var_epi8(a, self.thirds, b);
-        let high = _mm512_permutex2var_epi8(c, self.thirds, d);
-        let steps = _mm512_inserti64x4::<1>(low, _mm512_castsi512_si256(high));
-        Some(_mm512_add_epi8(steps, self.zero_point))
+        let low = _mm512_permutex2var_epi16(a, self.upper, b);
+        let high = _mm512_permutex2var_epi16(c, self.upper, d);
+        Some(if SIGNED {
+            let codes = _mm512_permutexvar_epi64(self.order, _mm512_packs_epi16(low, high));
+            _mm512_max_epi8(self.lo, _mm512_min_epi8(self.hi, codes))
+        } else {
+            let codes = _mm512_permutexvar_epi64(self.order, _mm512_packus_epi16(low, high));
+            _mm512_max_epu8(self.lo, _mm512_min_epu8(self.hi, codes))
+        })
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) fn quantize(x: &[f32], map: AffineMap, out: &mut [u8]) {
+    if !FixedPoint::<true>::SCALES.contains(&map.scale) {
+        quantize_by_division(x, map, out);
+    } else if map.max <= i32::from(i8::MAX) {
+        quantize_by_product::<true>(x, map, out);
+    } else {
+        quantize_by_product::<false>(x, map, out);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn quantize_by_product<const SIGNED: bool>(x: &[f32], map: AffineMap, out: &mut [u8]) {
     // Four loads for one store: it is the loads that should not straddle cache lines.
     let head = x.as_ptr().align_offset(64).min(x.len());
     let (x_head, x) = x.split_at(head);
@@ -236,17 +260,13 @@ pub(super) fn quantize(x: &[f32], map: AffineMap, out: &mut [u8]) {
     quantize_by_division(x_head, map, o_head);
     let (x, x_tail) = x.as_chunks::<64>();
     let (o, o_tail) = out.as_chunks_mut::<64>();
-    if FixedPoint::SCALES.contains(&map.scale) {
-        let fixed = FixedPoint::new(map);
-        for (x, o) in x.iter().zip(o) {
-            prefetch(x);
-            match fixed.codes(x) {
-                Some(codes) => store_bytes(o, codes),
-                None => quantize_by_division(x, map, o),
-            }
+    let fixed = FixedPoint::<SIGNED>::new(map);
+    for (x, o) in x.iter().zip(o) {
+        prefetch(x);
+        match fixed.codes(x) {
+            Some(codes) => store_bytes(o, codes),
+            None => quantize_by_division(x, map, o),
         }
-    } else {
-        quantize_by_division(x.as_flattened(), map, o.as_flattened_mut());
     }
     quantize_by_division(x_tail, map, o_tail);
 }
