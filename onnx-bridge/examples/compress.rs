@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::path::Path::new(input)
         .parent()
         .unwrap_or(std::path::Path::new("."));
-    let model = Model::decode_with(std::fs::read(input)?, &Folder::new(folder))?;
+    let model = Model::decode_with(std::fs::read(input)?, Folder::new(folder))?;
     let mut spec = Spec::default();
     if let Some(name) = rest.first() {
         let format = Format::ALL

@@ -11,6 +11,7 @@ use tract_onnx::prelude::*;
 use crate::dataset::{Dataset, rows};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::pieces::Pieces;
 use crate::proto::tensor_shape_proto::dimension;
 use crate::proto::{DataType, ModelProto, TensorShapeProto, ValueInfoProto, type_proto};
 use crate::run_plan::Plans;
@@ -53,11 +54,17 @@ fn input_info(info: &ValueInfoProto) -> InputInfo {
     }
 }
 
-/// A model loaded in tract: one plan for every shape where tract takes them open, else a plan for the shapes at hand.
+/// A model loaded in tract: one plan for every shape where tract takes them open, else a plan for the shapes at hand. A model
+/// above 1 GiB is loaded piece by piece in every run, so that memory stays well below its size.
 pub struct Engine {
-    plans: Plans,
+    runs: Runs,
     inputs: Vec<InputInfo>,
     outputs: Vec<String>,
+}
+
+enum Runs {
+    Whole(Plans),
+    Pieces(Pieces),
 }
 
 impl std::fmt::Debug for Engine {
@@ -75,9 +82,14 @@ impl Engine {
     /// # Errors
     /// [`Error::Engine`] with tract's own words where it does not take the model; its panics are caught.
     pub fn load(model: &Model) -> Result<Self> {
-        let bytes = sanitized(model.proto()).encode_to_vec();
         let inputs = model_inputs(model);
-        let plans = Plans::load(bytes, &inputs)?;
+        let runs = match Pieces::of(model) {
+            Some(pieces) => Runs::Pieces(pieces),
+            None => {
+                let bytes = sanitized(model.proto()).encode_to_vec();
+                Runs::Whole(Plans::load(bytes, &inputs)?)
+            }
+        };
         let outputs = model
             .graph()
             .output
@@ -85,7 +97,7 @@ impl Engine {
             .map(|o| o.name().to_string())
             .collect();
         Ok(Self {
-            plans,
+            runs,
             inputs,
             outputs,
         })
@@ -114,13 +126,17 @@ impl Engine {
     /// # Errors
     /// [`Error::Engine`] where tract refuses or an output is of a type that is not read here.
     pub fn run(&self, inputs: &[NpyArray]) -> Result<Vec<NpyArray>> {
+        let plans = match &self.runs {
+            Runs::Whole(plans) => plans,
+            Runs::Pieces(pieces) => return pieces.run(&self.inputs, inputs, &self.outputs),
+        };
         let tensors = self
             .inputs
             .iter()
             .zip(inputs)
             .map(|(info, array)| to_tensor(info, array));
         let tensors: TVec<TValue> = tensors.collect::<Result<_>>()?;
-        let outputs = self.plans.run(tensors)?;
+        let outputs = plans.run(tensors)?;
         outputs
             .iter()
             .zip(&self.outputs)

@@ -8,6 +8,7 @@ mod choice;
 mod constant;
 mod dataset;
 mod dense_layer;
+mod digest;
 mod emit;
 #[cfg(feature = "tract")]
 mod engine;
@@ -19,6 +20,8 @@ mod inspect;
 mod model;
 mod network;
 mod patch;
+#[cfg(feature = "tract")]
+mod pieces;
 pub mod plan;
 pub mod proto;
 mod recognise;
@@ -46,7 +49,7 @@ pub use emit::FOLDED_ELEMENTS;
 #[cfg(feature = "tract")]
 pub use engine::{BATCH, Engine, InputInfo, model_inputs};
 pub use error::{Error, Result};
-pub use external::{ExternalData, Folder, NoExternalData};
+pub use external::{ExternalData, Folder, NoExternalData, Parts};
 pub use inspect::{Format, Inspection, Verdict, WeightInfo, inspect};
 pub use model::Model;
 pub use network::Network;

@@ -1,5 +1,7 @@
 //! A decoded and validated model.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use prost::Message;
 
@@ -9,7 +11,7 @@ use crate::proto::{self, GraphProto, ModelProto};
 use crate::validate;
 
 /// The most that one protobuf message can hold.
-const PROTOBUF_LIMIT: u64 = (1 << 31) - 1;
+pub(crate) const PROTOBUF_LIMIT: u64 = (1 << 31) - 1;
 
 /// An ONNX model that keeps the rules which the rest of this crate relies on: every value is defined once, every name
 /// refers to a value, every tensor's data fits its shape, external data is in memory.
@@ -20,9 +22,18 @@ const PROTOBUF_LIMIT: u64 = (1 << 31) - 1;
 /// let error = Model::decode(&b"# a readme"[..]).unwrap_err();
 /// assert!(matches!(error, Error::Text { .. }));
 /// ```
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Model {
     proto: ModelProto,
+    /// Where the data of external tensors came from.
+    external: Arc<dyn ExternalData>,
+}
+
+/// Two models are equal where their messages are.
+impl PartialEq for Model {
+    fn eq(&self, other: &Self) -> bool {
+        self.proto == other.proto
+    }
 }
 
 impl Model {
@@ -33,15 +44,18 @@ impl Model {
     /// model newer than the schema; the other variants for a model that breaks a rule of ONNX, and
     /// [`Error::External`] for one that refers to other files.
     pub fn decode(bytes: impl Into<Bytes>) -> Result<Self> {
-        Self::decode_with(bytes, &NoExternalData)
+        Self::decode_with(bytes, NoExternalData)
     }
 
-    /// Decodes a model and takes in the tensors that it keeps in other files.
+    /// Decodes a model and takes in the tensors that it keeps in other files, a range of bytes for each; several may share one range.
     ///
     /// # Errors
     /// As [`Model::decode`]; [`Error::External`] for a location that leaves the folder, a missing file, a range
-    /// outside the file.
-    pub fn decode_with(bytes: impl Into<Bytes>, external: &dyn ExternalData) -> Result<Self> {
+    /// outside the file, ranges that overlap in part.
+    pub fn decode_with(
+        bytes: impl Into<Bytes>,
+        external: impl ExternalData + 'static,
+    ) -> Result<Self> {
         let bytes: Bytes = bytes.into();
         if bytes.is_empty() {
             return Err(Error::Empty);
@@ -52,8 +66,11 @@ impl Model {
             return Err(text_error(&bytes));
         }
         check_version(&proto)?;
-        crate::external::resolve(&mut proto, external)?;
-        Self::from_proto(proto)
+        crate::external::resolve(&mut proto, &external)?;
+        Ok(Self {
+            external: Arc::new(external),
+            ..Self::from_proto(proto)?
+        })
     }
 
     /// Takes a message that was built in memory, with the same checks as a decoded one.
@@ -63,7 +80,10 @@ impl Model {
     pub fn from_proto(proto: ModelProto) -> Result<Self> {
         check_version(&proto)?;
         validate::model(&proto)?;
-        Ok(Self { proto })
+        Ok(Self {
+            proto,
+            external: Arc::new(NoExternalData),
+        })
     }
 
     /// The message that this model encodes to.
@@ -122,7 +142,15 @@ impl Model {
     pub(crate) fn with_graph(&self, graph: GraphProto) -> Result<Self> {
         let mut proto = self.proto.clone();
         proto.graph = Some(graph);
-        Self::from_proto(proto)
+        Ok(Self {
+            external: Arc::clone(&self.external),
+            ..Self::from_proto(proto)?
+        })
+    }
+
+    /// Gives back the memory of external data: see [`ExternalData::release`].
+    pub fn release(&self) {
+        self.external.release();
     }
 }
 

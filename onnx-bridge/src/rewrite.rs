@@ -21,6 +21,9 @@ use crate::skip::SkipReason;
 use crate::view::GraphView;
 use crate::weight::Weight;
 
+/// The most bytes of weights that are built at the same time, so that memory follows the largest weight and not the model.
+const SIDE_BY_SIDE: u64 = 128 << 20;
+
 /// What a weight became.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -131,14 +134,15 @@ pub fn compress_with(
 ) -> Result<(Model, RewriteReport)> {
     let view = GraphView::new(model);
     let weights = Weight::all(&view);
-    let built: Vec<Result<Rewritten, SkipReason>> = weights
-        .par_iter()
-        .map(|weight| {
+    let mut built: Vec<Result<Rewritten, SkipReason>> = Vec::with_capacity(weights.len());
+    for group in side_by_side(&weights) {
+        built.par_extend(group.par_iter().map(|weight| {
             let built = build(&view, weight, job.spec(weight.name()));
             progress(weight.name());
             built
-        })
-        .collect();
+        }));
+        model.release();
+    }
     let mut patch = GraphPatch::new();
     let mut emitter = Emitter::new(names(&view), model.opset());
     let mut outcomes = Vec::with_capacity(weights.len());
@@ -173,6 +177,20 @@ pub fn compress_with(
             .collect(),
     };
     Ok((rewritten, report))
+}
+
+/// Groups of weights that are built at the same time: of at most [`SIDE_BY_SIDE`] bytes, or one weight.
+fn side_by_side<'w, 'a>(weights: &'w [Weight<'a>]) -> Vec<&'w [Weight<'a>]> {
+    let (mut groups, mut from, mut bytes) = (Vec::new(), 0, 0);
+    for (k, weight) in weights.iter().enumerate() {
+        if k > from && bytes + weight.bytes() > SIDE_BY_SIDE {
+            groups.push(&weights[from..k]);
+            (from, bytes) = (k, 0);
+        }
+        bytes += weight.bytes();
+    }
+    groups.push(&weights[from..]);
+    groups
 }
 
 /// Every name that a graph uses, of values and of nodes, in its subgraphs too.

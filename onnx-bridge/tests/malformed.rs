@@ -216,7 +216,7 @@ fn external_data_stays_in_its_folder() {
         ("w.bin", "18446744073709551615", "24", "32 bytes"),
     ];
     for (location, offset, length, expected) in refused {
-        let error = Model::decode_with(external(location, offset, length), &Folder::new(&folder))
+        let error = Model::decode_with(external(location, offset, length), Folder::new(&folder))
             .unwrap_err();
         assert!(matches!(error, Error::External { .. }), "{error}");
         assert!(
@@ -224,7 +224,7 @@ fn external_data_stays_in_its_folder() {
             "expected {expected:?} in {error}"
         );
     }
-    let model = Model::decode_with(external("w.bin", "8", "24"), &Folder::new(&folder)).unwrap();
+    let model = Model::decode_with(external("w.bin", "8", "24"), Folder::new(&folder)).unwrap();
     assert_eq!(
         model.graph().initializer[0]
             .raw_data
@@ -237,5 +237,21 @@ fn external_data_stays_in_its_folder() {
         Model::decode(external("w.bin", "8", "24")),
         Err(Error::External { .. })
     ));
+
+    // A second tensor may stand in the same place, as tied weights do, but not across another's.
+    let twice = |offset: &str| {
+        let mut proto: ModelProto = prost::Message::decode(&external("w.bin", "8", "24")[..]).unwrap();
+        let graph = proto.graph.as_mut().unwrap();
+        let mut second = graph.initializer[0].clone();
+        second.name = Some("second".to_string());
+        second.external_data[1].value = Some(offset.to_string());
+        graph.initializer.push(second);
+        Model::decode_with(bytes(&proto), Folder::new(&folder))
+    };
+    assert!(twice("8").is_ok());
+    for offset in ["0", "4"] {
+        let error = twice(offset).unwrap_err();
+        assert!(error.to_string().contains("overlapping"), "{error}");
+    }
     std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -93,6 +93,9 @@ pub(crate) struct CompressArgs {
     /// Overwrite OUT if it exists
     #[arg(long)]
     pub(crate) force: bool,
+    /// Write the tensors into a file beside OUT; so it is above 2 GiB in any case
+    #[arg(long)]
+    pub(crate) external_data: bool,
     /// Samples to calibrate and verify on: an .npz with one array per model input, or an .npy for a model with one input
     #[arg(long, value_name = "NPZ")]
     pub(crate) calib: Option<PathBuf>,

@@ -7,6 +7,7 @@ use onnx_bridge::{CoreGranularity, FormatRule, MappingChoice, Quantization, Spec
 use tn_formats::Truncation;
 
 use crate::args::{CompressArgs, SettingsArgs};
+use crate::encoded::Storage;
 use crate::error::CliError;
 use crate::output::{Existing, OutputFile};
 use crate::rules::{Action, LayerRule};
@@ -17,6 +18,7 @@ use crate::settings::{Format, Granularity, Layout, Ranks, Scheme, Settings};
 pub(crate) struct CompressJob {
     pub(crate) model: PathBuf,
     pub(crate) output: OutputFile,
+    pub(crate) storage: Storage,
     pub(crate) calib: Option<PathBuf>,
     pub(crate) choices: Choices,
     pub(crate) seed: u64,
@@ -35,6 +37,7 @@ impl CompressJob {
         Ok(Self {
             model: args.model,
             output,
+            storage: Storage::asked(args.external_data),
             calib: args.calib,
             choices,
             seed: args.compute.seed,

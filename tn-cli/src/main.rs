@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod encoded;
 mod error;
 mod goals;
 mod job;

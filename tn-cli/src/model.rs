@@ -23,7 +23,7 @@ pub(crate) fn read_model(path: &Path) -> Result<Model, CliError> {
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    Model::decode_with(bytes, &Folder::new(folder)).map_err(|error| CliError::content(path, error))
+    Model::decode_with(bytes, Folder::new(folder)).map_err(|error| CliError::content(path, error))
 }
 
 /// Read the arrays that a model runs on: an `.npz`, or an `.npy` where the model has one input. Which of the two a file

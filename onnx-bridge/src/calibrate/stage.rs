@@ -1,10 +1,11 @@
 //! A graph cut into stages: between two of them stand all weights that see the same depth of rewritten weights.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::target::{Target, TargetKind};
 use crate::proto::is_standard_domain;
 use crate::view::{GraphView, Use};
+use crate::weight::stored_bytes;
 
 /// Operators whose results differ from run to run.
 const RANDOM: [&str; 6] = [
@@ -42,13 +43,7 @@ impl Stages {
         let mut depths: HashMap<&str, usize> = HashMap::new();
         let mut node_depth = vec![0; graph.node.len()];
         for (n, node) in graph.node.iter().enumerate() {
-            let known = |v: &String| {
-                view.initializer(v).is_some() && !view.is_overridable(v)
-                    || view.producer(v).is_some_and(|p| statics[p])
-            };
-            statics[n] = !owner.contains_key(&n)
-                && inputs[n].iter().all(known)
-                && !(RANDOM.contains(&node.op_type()) && is_standard_domain(node.domain()));
+            statics[n] = !owner.contains_key(&n) && is_static(view, &inputs, &statics, n);
             node_depth[n] = inputs[n]
                 .iter()
                 .filter_map(|v| depths.get(v.as_str()))
@@ -81,6 +76,58 @@ impl Stages {
                 segments[node_depth[n] + usize::from(owner.contains_key(&n))].push(n);
             }
         }
+        let mut cut = Self {
+            stages: stages
+                .into_iter()
+                .map(|s| s.into_iter().collect())
+                .collect(),
+            ..Self::assemble(view, segments, statics, inputs)
+        };
+        for (t, target) in targets.iter().enumerate() {
+            if let Some(value) = cut.find_residual(view, target, &node_depth, &depths) {
+                cut.residuals.insert(t, value);
+            }
+        }
+        cut
+    }
+
+    /// Cuts a graph, in the order of its nodes, into segments whose constants take at most `most` bytes, or are those of one
+    /// node. There are no stages.
+    pub(crate) fn by_bytes(view: &GraphView<'_>, most: u64) -> Self {
+        let inputs = node_inputs(view);
+        let mut statics = vec![false; inputs.len()];
+        for n in 0..inputs.len() {
+            statics[n] = is_static(view, &inputs, &statics, n);
+        }
+        let mut segments = vec![Vec::new()];
+        let (mut taken, mut bytes) = (HashSet::new(), 0);
+        for n in (0..inputs.len()).filter(|&n| !statics[n]) {
+            let mut own = BTreeMap::new();
+            constants(view, &inputs, &statics, n, &mut own);
+            let added = |taken: &HashSet<_>| -> u64 {
+                let new = own.iter().filter(|(name, _)| !taken.contains(*name));
+                new.map(|(_, bytes)| bytes).sum()
+            };
+            if bytes > 0 && bytes + added(&taken) > most {
+                segments.push(Vec::new());
+                taken.clear();
+                bytes = 0;
+            }
+            bytes += added(&taken);
+            taken.extend(own.into_keys());
+            if let Some(last) = segments.last_mut() {
+                last.push(n);
+            }
+        }
+        Self::assemble(view, segments, statics, inputs)
+    }
+
+    fn assemble(
+        view: &GraphView<'_>,
+        segments: Vec<Vec<usize>>,
+        statics: Vec<bool>,
+        inputs: Vec<Vec<String>>,
+    ) -> Self {
         let mut last_use = BTreeMap::new();
         for (s, nodes) in segments.iter().enumerate() {
             for &n in nodes {
@@ -89,26 +136,17 @@ impl Stages {
                 });
             }
         }
-        graph.output.iter().for_each(|o| {
+        view.graph().output.iter().for_each(|o| {
             last_use.insert(o.name().to_string(), usize::MAX);
         });
-        let mut cut = Self {
-            stages: stages
-                .into_iter()
-                .map(|s| s.into_iter().collect())
-                .collect(),
+        Self {
+            stages: Vec::new(),
             segments,
             statics,
             inputs,
             last_use,
             residuals: HashMap::new(),
-        };
-        for (t, target) in targets.iter().enumerate() {
-            if let Some(value) = cut.find_residual(view, target, &node_depth, &depths) {
-                cut.residuals.insert(t, value);
-            }
         }
-        cut
     }
 
     /// The weights of each stage, by index.
@@ -174,6 +212,40 @@ impl Stages {
             && view.initializer(other).is_none();
         let early = depths.get(other.as_str()).copied().unwrap_or(0) <= node_depth[layer.node()];
         (computed && early).then(|| other.clone())
+    }
+}
+
+/// Whether a node reads nothing but constants, going by the nodes before it.
+fn is_static(view: &GraphView<'_>, inputs: &[Vec<String>], statics: &[bool], n: usize) -> bool {
+    let known = |v: &String| {
+        view.initializer(v).is_some() && !view.is_overridable(v)
+            || view.producer(v).is_some_and(|p| statics[p])
+    };
+    let node = view.node(n);
+    inputs[n].iter().all(known)
+        && !(RANDOM.contains(&node.op_type()) && is_standard_domain(node.domain()))
+}
+
+/// The stored tensors that a node reads, also through nodes that depend on no input, with their bytes.
+fn constants(
+    view: &GraphView<'_>,
+    inputs: &[Vec<String>],
+    statics: &[bool],
+    n: usize,
+    found: &mut BTreeMap<String, u64>,
+) {
+    let mut waiting = vec![n];
+    let mut seen = HashSet::from([n]);
+    while let Some(n) = waiting.pop() {
+        for value in &inputs[n] {
+            if let Some(tensor) = view.initializer(value) {
+                found.insert(value.clone(), stored_bytes(tensor) as u64);
+            } else if let Some(p) = view.producer(value).filter(|&p| statics[p]) {
+                if seen.insert(p) {
+                    waiting.push(p);
+                }
+            }
+        }
     }
 }
 

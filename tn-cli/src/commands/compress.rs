@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::verification::{Named, Samples, VerificationReport};
 use super::{Bytes, print, print_json};
 use crate::args::CompressArgs;
+use crate::encoded::Encoded;
 use crate::error::CliError;
 use crate::job::{Choices, CompressJob, use_threads};
 use crate::model::read_model;
@@ -97,9 +98,7 @@ pub(crate) fn run(args: CompressArgs) -> Result<(), CliError> {
 
     let (compressed, rewrite, compress) = rewrite(&model, &job, progress)?;
     let stage = progress.stage("encoding", 0);
-    let encoded = compressed
-        .encode()
-        .map_err(|error| CliError::content(job.output.path(), error))?;
+    let encoded = Encoded::new(&compressed, job.output.path(), job.storage)?;
     let encode = stage.finish();
 
     let stage = progress.stage("verifying", 0);
@@ -113,8 +112,7 @@ pub(crate) fn run(args: CompressArgs) -> Result<(), CliError> {
     let verify = stage.finish();
 
     let stage = progress.stage("writing", 0);
-    job.output
-        .write(|file| std::io::Write::write_all(file, &encoded))?;
+    encoded.write(&job.output)?;
     let write = encode + stage.finish();
 
     let report = Report {
@@ -126,7 +124,7 @@ pub(crate) fn run(args: CompressArgs) -> Result<(), CliError> {
         seed: job.seed,
         bytes: Bytes {
             before: rewrite.bytes_before,
-            after: encoded.len() as u64,
+            after: encoded.len(),
         },
         weights: rewrite.weights.iter().filter_map(weight).collect(),
         skipped: rewrite.weights.iter().filter_map(skipped).collect(),

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::verification::{Named, Samples, VerificationReport};
 use super::{Bytes, Ended, print, print_json};
 use crate::args::{CompressArgs, PlanArgs, TalkArgs};
+use crate::encoded::{Encoded, Storage};
 use crate::error::CliError;
 use crate::goals::{FolderStore, GoalArgs};
 use crate::job::{existing, not_the_input, use_threads};
@@ -201,10 +202,8 @@ pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
     };
     let planned = solve(&ask, &model)?;
     let plan_seconds = start.elapsed().as_secs_f64();
-    let encoded = planned
-        .model
-        .encode()
-        .map_err(|error| CliError::content(output.path(), error))?;
+    let storage = Storage::asked(args.external_data);
+    let encoded = Encoded::new(&planned.model, output.path(), storage)?;
     let verifying = Instant::now();
     let original = Named {
         model: &model,
@@ -219,7 +218,7 @@ pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
         },
     )?;
     let verify = verifying.elapsed().as_secs_f64();
-    output.write(|file| file.write_all(&encoded))?;
+    encoded.write(&output)?;
     let seconds = Seconds {
         plan: plan_seconds,
         verify,

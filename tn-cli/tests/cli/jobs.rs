@@ -201,3 +201,32 @@ fn run_writes_every_output() {
         .count();
     assert_eq!(hits, 494);
 }
+
+#[test]
+fn tensors_beside_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.onnx");
+    let report = compress(&out, &["--bits", "8", "--external-data"]);
+    let files = names(folder.path());
+    assert_eq!(files.len(), 2, "{files:?}");
+    let data = files
+        .iter()
+        .find(|name| name.as_str() != "out.onnx")
+        .unwrap();
+    assert!(data.starts_with("out.onnx.") && data.ends_with(".data"));
+    let bytes = |name: &str| fs::metadata(folder.path().join(name)).unwrap().len();
+    assert_eq!(report["bytes"]["after"], bytes("out.onnx") + bytes(data));
+
+    // The two together are the model that one file holds.
+    let whole = folder.path().join("whole.onnx");
+    compress(&whole, &["--bits", "8"]);
+    let verified: Value = serde_json::from_str(&stdout(&[
+        "verify",
+        whole.to_str().unwrap(),
+        out.to_str().unwrap(),
+        "--json",
+        "--quiet",
+    ]))
+    .unwrap();
+    assert_eq!(verified["verification"]["relative_l2"], 0.0);
+}

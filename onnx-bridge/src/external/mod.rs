@@ -1,22 +1,31 @@
-//! Tensors whose data stands in another file: the seam through which this crate reads it.
+//! Tensors whose data stands in another file: the seam through which this crate reads and writes it.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+mod map;
+mod write;
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
+use self::map::FileMap;
+pub use self::write::Parts;
 use crate::error::{Error, Result};
 use crate::proto::{DataLocation, ModelProto, TensorProto};
 use crate::tensor;
 
 /// Gives the bytes of a tensor that stands outside the model.
-pub trait ExternalData {
+pub trait ExternalData: Debug + Send + Sync {
     /// Reads `length` bytes from `offset` of the file `location`.
     ///
     /// # Errors
     /// A description of what was expected and found; the caller adds the tensor and the location.
     fn read(&self, location: &str, offset: u64, length: u64) -> Result<Bytes, String>;
+
+    /// Gives back the memory of what was read and can be had again. The bytes stay valid.
+    fn release(&self) {}
 }
 
 /// Refuses every external tensor: for models that come as one piece of memory.
@@ -29,16 +38,21 @@ impl ExternalData for NoExternalData {
     }
 }
 
-/// Reads external tensors from the folder that the model stands in.
-#[derive(Debug, Clone)]
+/// Maps external tensors from the folder that the model stands in: a tensor takes memory while its numbers are read, and
+/// [`ExternalData::release`] gives it back. The files must not be shortened while the model is in use.
+#[derive(Debug)]
 pub struct Folder {
     root: PathBuf,
+    maps: Mutex<BTreeMap<PathBuf, Arc<FileMap>>>,
 }
 
 impl Folder {
     /// The folder of the model. A location never leaves it.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self {
+            root: root.into(),
+            maps: Mutex::default(),
+        }
     }
 
     fn resolve(&self, location: &str) -> Result<PathBuf, String> {
@@ -65,36 +79,77 @@ impl Folder {
             Err("expected a file inside the model's folder, found a link out of it".to_string())
         }
     }
+
+    fn map(&self, location: &str) -> Result<Arc<FileMap>, String> {
+        let path = self.resolve(location)?;
+        let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(map) = maps.get(&path) {
+            return Ok(Arc::clone(map));
+        }
+        let map = Arc::new(FileMap::open(&path).map_err(|e| e.to_string())?);
+        maps.insert(path, Arc::clone(&map));
+        Ok(map)
+    }
 }
 
 impl ExternalData for Folder {
     fn read(&self, location: &str, offset: u64, length: u64) -> Result<Bytes, String> {
-        let mut file = File::open(self.resolve(location)?).map_err(|e| e.to_string())?;
-        let size = file.metadata().map_err(|e| e.to_string())?.len();
-        if offset.checked_add(length).is_none_or(|end| end > size) {
-            return Err(format!(
-                "expected bytes {offset} to {offset}+{length}, found a file of {size} bytes"
-            ));
-        }
-        let length =
-            usize::try_from(length).map_err(|_| format!("{length} bytes do not fit memory"))?;
-        let mut buffer = vec![0; length];
-        file.seek(SeekFrom::Start(offset))
-            .and_then(|_| file.read_exact(&mut buffer))
-            .map_err(|e| e.to_string())?;
-        Ok(Bytes::from(buffer))
+        let map = self.map(location)?;
+        map.slice(offset, length).ok_or_else(|| {
+            format!(
+                "expected bytes {offset} to {offset}+{length}, found a file of {} bytes",
+                map.len()
+            )
+        })
     }
+
+    fn release(&self) {
+        let maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        maps.values().for_each(|map| map.release());
+    }
+}
+
+/// Where the data of a tensor stands.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Range {
+    location: String,
+    offset: u64,
+    length: u64,
 }
 
 /// Takes the data of every external tensor of a model into the model.
 pub(crate) fn resolve(model: &mut ModelProto, source: &dyn ExternalData) -> Result<()> {
-    crate::walk::tensors_mut(model, &mut |tensor| resolve_tensor(tensor, source))
+    let mut taken: BTreeMap<Range, String> = BTreeMap::new();
+    crate::walk::tensors_mut(model, &mut |tensor| {
+        if tensor.data_location() != DataLocation::External {
+            return Ok(());
+        }
+        let range = resolve_tensor(tensor, source)?;
+        // Tensors may share one range, as tied weights do.
+        taken
+            .entry(range)
+            .or_insert_with(|| tensor.name().to_string());
+        Ok(())
+    })?;
+    match taken
+        .iter()
+        .zip(taken.iter().skip(1))
+        .find(|((a, _), (b, _))| {
+            a.location == b.location && b.length > 0 && b.offset - a.offset < a.length
+        }) {
+        None => Ok(()),
+        Some(((a, first), (b, second))) => Err(Error::External {
+            tensor: second.clone(),
+            location: b.location.clone(),
+            problem: format!(
+                "expected data of its own, found bytes {} to {}+{} overlapping those of `{first}`, {} to {}+{}",
+                b.offset, b.offset, b.length, a.offset, a.offset, a.length
+            ),
+        }),
+    }
 }
 
-fn resolve_tensor(tensor: &mut TensorProto, source: &dyn ExternalData) -> Result<()> {
-    if tensor.data_location() != DataLocation::External {
-        return Ok(());
-    }
+fn resolve_tensor(tensor: &mut TensorProto, source: &dyn ExternalData) -> Result<Range> {
     let entry = |key: &str| {
         tensor
             .external_data
@@ -131,5 +186,9 @@ fn resolve_tensor(tensor: &mut TensorProto, source: &dyn ExternalData) -> Result
     tensor.raw_data = Some(data);
     tensor.external_data.clear();
     tensor.data_location = None;
-    Ok(())
+    Ok(Range {
+        location,
+        offset,
+        length,
+    })
 }

@@ -1,0 +1,98 @@
+//! Running a model too large to load whole: piece by piece, each a small model of its own.
+
+use tn_formats::npy::NpyArray;
+
+use crate::calibrate::{Stages, Values, segment};
+use crate::engine::InputInfo;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::view::GraphView;
+
+/// A model of more bytes than this runs in pieces.
+const WHOLE: u64 = 1 << 30;
+
+/// The most bytes of constants in a piece; a larger constant is a piece of its own.
+const PIECE: u64 = 128 << 20;
+
+/// A model cut into pieces. The engine loads a piece, runs it and forgets it.
+pub(crate) struct Pieces {
+    model: Model,
+    cut: Stages,
+}
+
+impl Pieces {
+    /// Cuts a model; `None` where it is small, or all its constants meet in one place.
+    pub(crate) fn of(model: &Model) -> Option<Self> {
+        if model.encoded_len() <= WHOLE {
+            return None;
+        }
+        Self::cut(model, PIECE)
+    }
+
+    fn cut(model: &Model, piece: u64) -> Option<Self> {
+        let cut = Stages::by_bytes(&GraphView::new(model), piece);
+        (cut.segments().len() > 1).then(|| Self {
+            model: model.clone(),
+            cut,
+        })
+    }
+
+    /// Runs one batch, as [`crate::Engine::run`].
+    pub(crate) fn run(
+        &self,
+        infos: &[InputInfo],
+        inputs: &[NpyArray],
+        outputs: &[String],
+    ) -> Result<Vec<NpyArray>> {
+        let view = GraphView::new(&self.model);
+        let named = infos.iter().map(|info| info.name.clone());
+        let mut values: Values = named.zip(inputs.iter().cloned()).collect();
+        for s in 0..self.cut.segments().len() {
+            segment::run(
+                &self.model,
+                &view,
+                &self.cut,
+                s,
+                &segment::Overrides::new(),
+                &mut values,
+            )?;
+            self.model.release();
+        }
+        let output = |name: &String| {
+            values.get(name).cloned().ok_or_else(|| Error::Engine {
+                stage: "running in pieces",
+                problem: format!("no piece made `{name}`"),
+            })
+        };
+        outputs.iter().map(output).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Engine, synthesize};
+
+    #[test]
+    fn pieces_make_what_the_whole_makes() {
+        let digits = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/digits/model.onnx");
+        let model = Model::decode(std::fs::read(digits).unwrap()).unwrap();
+        let engine = Engine::load(&model).unwrap();
+        let data = synthesize(&model, 5, 1).unwrap();
+        let input = data.input(&engine.inputs()[0].name).unwrap().clone();
+        let whole = engine.run(std::slice::from_ref(&input)).unwrap();
+        for piece in [1, 100_000, 600_000] {
+            let pieces = Pieces::cut(&model, piece).unwrap();
+            let made = pieces
+                .run(
+                    engine.inputs(),
+                    std::slice::from_ref(&input),
+                    engine.outputs(),
+                )
+                .unwrap();
+            assert_eq!(made, whole, "pieces of {piece} bytes");
+        }
+        assert!(Pieces::cut(&model, 1 << 30).is_none());
+        assert!(Pieces::of(&model).is_none());
+    }
+}
