@@ -1,4 +1,5 @@
-//! Values that do not depend on the inputs: initializers and `Constant` nodes, also behind Identity, Cast and Transpose.
+//! Values that do not depend on the inputs: initializers and `Constant` nodes, also behind Identity, Cast, Transpose and
+//! Reshape.
 
 use crate::proto::{DataType, TensorProto, attribute, int_or, is_standard_domain};
 use crate::tensor;
@@ -13,6 +14,7 @@ enum Step {
     Identity,
     Cast(DataType),
     Transpose(Vec<usize>),
+    Reshape(Vec<usize>),
 }
 
 /// A constant value of a graph: a stored tensor and the operators on the way to the value.
@@ -66,6 +68,15 @@ impl<'a> Constant<'a> {
                     };
                     inner.with(Step::Transpose(perm))?
                 }
+                "Reshape" => {
+                    let inner = input()?;
+                    let dims = Self::find_within(view, node.input.get(1)?, steps.checked_sub(1)?)
+                        .filter(Self::is_direct)?;
+                    let dims = tensor::to_i64(dims.tensor)?;
+                    let zero_is_zero = int_or(node, "allowzero", 0) != 0;
+                    let shape = reshaped(&inner.shape, &dims, zero_is_zero)?;
+                    inner.with(Step::Reshape(shape))?
+                }
                 _ => return None,
             };
             found.nodes.push(index);
@@ -104,6 +115,7 @@ impl<'a> Constant<'a> {
                     .collect::<Option<_>>()?;
             }
             Step::Transpose(_) => return None,
+            Step::Reshape(shape) => self.shape.clone_from(shape),
         }
         self.steps.push(step);
         Some(self)
@@ -164,10 +176,34 @@ impl<'a> Constant<'a> {
                 }
                 Step::Cast(_) => return None,
                 Step::Transpose(perm) => (data, shape) = transpose(&data, &shape, perm),
+                Step::Reshape(to) => shape.clone_from(to),
             }
         }
         Some(data)
     }
+}
+
+/// The shape that Reshape gives an array; `None` where the sizes do not fit.
+fn reshaped(from: &[usize], dims: &[i64], zero_is_zero: bool) -> Option<Vec<usize>> {
+    let count: usize = from.iter().product();
+    let mut open = None;
+    let mut shape = Vec::with_capacity(dims.len());
+    for (axis, &dim) in dims.iter().enumerate() {
+        shape.push(match dim {
+            -1 if open.is_none() => {
+                open = Some(axis);
+                1
+            }
+            0 if !zero_is_zero => *from.get(axis)?,
+            n => usize::try_from(n).ok()?,
+        });
+    }
+    let rest = shape.iter().try_fold(1usize, |a, &n| a.checked_mul(n))?;
+    if let Some(axis) = open {
+        shape[axis] = count.checked_div(rest)?;
+    }
+    let made = shape.iter().try_fold(1usize, |a, &n| a.checked_mul(n))?;
+    (made == count).then_some(shape)
 }
 
 /// Permutes the axes of a row-major array.
@@ -177,4 +213,30 @@ pub(crate) fn transpose(data: &[f32], shape: &[usize], perm: &[usize]) -> (Vec<f
         .expect("data fits its shape: checked on decoding");
     let permuted = view.permuted_axes(perm.to_vec());
     (permuted.iter().copied().collect(), to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reshape_keeps_the_number_of_elements() {
+        let cases: [(&[i64], bool, Option<Vec<usize>>); 8] = [
+            (&[6, 4], false, Some(vec![6, 4])),
+            (&[-1, 4], false, Some(vec![6, 4])),
+            (&[0, -1], false, Some(vec![2, 12])),
+            (&[0, 0, 0], false, Some(vec![2, 3, 4])),
+            (&[0, -1], true, None),
+            (&[-1, -1], false, None),
+            (&[5, -1], false, None),
+            (&[i64::MAX, i64::MAX], false, None),
+        ];
+        for (dims, zero_is_zero, expected) in cases {
+            assert_eq!(
+                reshaped(&[2, 3, 4], dims, zero_is_zero),
+                expected,
+                "{dims:?}"
+            );
+        }
+    }
 }

@@ -6,6 +6,24 @@ use crate::skip::SkipReason;
 use crate::tensor::type_name;
 use crate::view::{GraphView, Use};
 
+/// Operators that read weights which are quantized already: these stay as they are.
+const QUANTIZED: [&str; 14] = [
+    "ConvInteger",
+    "DequantizeBFP",
+    "DequantizeLinear",
+    "DynamicQuantizeLSTM",
+    "DynamicQuantizeMatMul",
+    "GatherBlockQuantized",
+    "MatMulBnb4",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "MatMulNBits",
+    "QAttention",
+    "QGemm",
+    "QLinearConv",
+    "QLinearMatMul",
+];
+
 /// The operator that a dense layer stands in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DenseOp {
@@ -50,6 +68,7 @@ impl Bias {
 pub struct DenseLayer {
     node: usize,
     op: DenseOp,
+    element: DataType,
     weight: String,
     weight_value: String,
     weight_nodes: Vec<usize>,
@@ -85,6 +104,9 @@ impl DenseLayer {
                     op: node.op_type().to_string(),
                 });
             }
+            (op, _) if QUANTIZED.contains(&op) => {
+                return Err(SkipReason::AlreadyQuantized { op: op.to_string() });
+            }
             ("Add", true) => {
                 return Err(SkipReason::Bias {
                     op: node.op_type().to_string(),
@@ -110,7 +132,11 @@ impl DenseLayer {
             found: "a value computed by other operators".to_string(),
         };
         let constant = Constant::find(view, name).ok_or_else(unreadable)?;
-        if constant.data_type() != DataType::Float as i32 {
+        let element = DataType::try_from(constant.data_type()).unwrap_or(DataType::Undefined);
+        if !matches!(
+            element,
+            DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double
+        ) {
             return Err(SkipReason::ElementType {
                 found: type_name(constant.data_type()).to_string(),
             });
@@ -152,6 +178,7 @@ impl DenseLayer {
         Ok(Self {
             node: at.node,
             op,
+            element,
             weight: constant.name().to_string(),
             weight_value: name.clone(),
             weight_nodes: constant.nodes().to_vec(),
@@ -174,6 +201,12 @@ impl DenseLayer {
     /// Which operator it is.
     pub fn op(&self) -> DenseOp {
         self.op
+    }
+
+    /// The element type of what it multiplies and makes: one of floating point. Networks compute in `f32`, so a layer of
+    /// another type is cast on the way in and out.
+    pub fn element(&self) -> DataType {
+        self.element
     }
 
     /// The name under which the weight is stored.

@@ -64,7 +64,7 @@ pub struct Engine {
 
 enum Runs {
     Whole(Plans),
-    Pieces(Pieces),
+    Pieces(Box<Pieces>),
 }
 
 impl std::fmt::Debug for Engine {
@@ -84,7 +84,7 @@ impl Engine {
     pub fn load(model: &Model) -> Result<Self> {
         let inputs = model_inputs(model);
         let runs = match Pieces::of(model) {
-            Some(pieces) => Runs::Pieces(pieces),
+            Some(pieces) => Runs::Pieces(Box::new(pieces)),
             None => {
                 let bytes = sanitized(model.proto()).encode_to_vec();
                 Runs::Whole(Plans::load(bytes, &inputs)?)

@@ -4,13 +4,14 @@ use crate::dense_layer::DenseLayer;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::patch::GraphPatch;
+use crate::proto::{self, DataType, int_attribute};
 use crate::rewrite::RewriteReport;
 use crate::tensor;
 use crate::view::GraphView;
 use crate::weight::Weight;
 
 /// The original model with every rewritten weight replaced by the dense `f32` matrix that the same codes stand for: the
-/// rewritten model computes the same up to rounding.
+/// rewritten model computes the same up to rounding, to the element type of the layer where that is not `f32`.
 ///
 /// # Errors
 /// [`Error::UndefinedValue`] when the report is not one of this model.
@@ -52,7 +53,17 @@ pub fn dense_reference(model: &Model, report: &RewriteReport) -> Result<Model> {
 
 fn replace_weight(view: &GraphView<'_>, layer: &DenseLayer, value: &str, patch: &mut GraphPatch) {
     let mut node = view.node(layer.node()).clone();
-    node.input[1] = value.to_string();
+    if layer.element() == DataType::Float {
+        node.input[1] = value.to_string();
+    } else {
+        let cast = format!("{value}/cast/{}", layer.node());
+        let to = int_attribute("to", i64::from(layer.element() as i32));
+        patch.insert_before(
+            layer.node(),
+            [proto::node("Cast", &cast, &[value], &cast, vec![to])],
+        );
+        node.input[1] = cast;
+    }
     patch.insert_before(layer.node(), [node]);
     patch.remove_node(layer.node());
     layer

@@ -33,10 +33,15 @@ pub enum SkipReason {
         /// Its shape where it is used.
         shape: Vec<usize>,
     },
-    /// Its element type where it is used, or the type of the layer's inputs, is not float32.
+    /// Its element type where it is used is none that is rewritten there.
     ElementType {
         /// The type.
         found: String,
+    },
+    /// It is quantized already, and read by an operator for that.
+    AlreadyQuantized {
+        /// The operator.
+        op: String,
     },
     /// It holds a NaN or an infinity.
     NotFinite {
@@ -109,7 +114,8 @@ impl fmt::Display for SkipReason {
             }
             Self::Bias { op } => write!(f, "the bias of {op}"),
             Self::NotAMatrix { shape } => write!(f, "expected a matrix, found shape {shape:?}"),
-            Self::ElementType { found } => write!(f, "expected float32, found {found}"),
+            Self::ElementType { found } => write!(f, "expected floating point, found {found}"),
+            Self::AlreadyQuantized { op } => write!(f, "quantized already: it is read by {op}"),
             Self::NotFinite { index } => write!(
                 f,
                 "expected finite values, found NaN or infinity at {index}"

@@ -82,7 +82,7 @@ impl<'a> Weight<'a> {
         stored_bytes(self.tensor) as u64
     }
 
-    /// Its uses, Identity, Cast and Transpose looked through.
+    /// Its uses, Identity, Cast, Transpose and Reshape looked through.
     pub fn uses(&self) -> &[Use] {
         &self.uses
     }
@@ -118,7 +118,10 @@ fn terminal_uses(view: &GraphView<'_>, value: &str, found: &mut Vec<Use>) -> Opt
     }
     for &at in view.consumers(value) {
         let node = view.node(at.node);
-        let through = matches!(node.op_type(), "Identity" | "Cast" | "Transpose") && at.input == 0;
+        let through = matches!(
+            node.op_type(),
+            "Identity" | "Cast" | "Transpose" | "Reshape"
+        ) && at.input == 0;
         match node.output.first() {
             Some(output)
                 if through

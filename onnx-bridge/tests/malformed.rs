@@ -240,7 +240,8 @@ fn external_data_stays_in_its_folder() {
 
     // A second tensor may stand in the same place, as tied weights do, but not across another's.
     let twice = |offset: &str| {
-        let mut proto: ModelProto = prost::Message::decode(&external("w.bin", "8", "24")[..]).unwrap();
+        let mut proto: ModelProto =
+            prost::Message::decode(&external("w.bin", "8", "24")[..]).unwrap();
         let graph = proto.graph.as_mut().unwrap();
         let mut second = graph.initializer[0].clone();
         second.name = Some("second".to_string());

@@ -240,10 +240,10 @@ fn constants(
         for value in &inputs[n] {
             if let Some(tensor) = view.initializer(value) {
                 found.insert(value.clone(), stored_bytes(tensor) as u64);
-            } else if let Some(p) = view.producer(value).filter(|&p| statics[p]) {
-                if seen.insert(p) {
-                    waiting.push(p);
-                }
+            } else if let Some(p) = view.producer(value).filter(|&p| statics[p])
+                && seen.insert(p)
+            {
+                waiting.push(p);
             }
         }
     }

@@ -68,6 +68,12 @@ impl Target {
                         because: Box::new(SkipReason::Misfit { problem }),
                     });
                 }
+                // Calibration feeds and taps f32 values.
+                if first.element() != DataType::Float {
+                    return Err(SkipReason::ElementType {
+                        found: crate::tensor::type_name(first.element() as i32).to_string(),
+                    });
+                }
                 first.matrix(view)?;
                 make(
                     first.weight_value(),

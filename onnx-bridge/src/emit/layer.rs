@@ -3,6 +3,7 @@
 use super::Emitter;
 use super::place::Placed;
 use crate::dense_layer::{DenseLayer, DenseOp};
+use crate::proto::DataType;
 use crate::view::GraphView;
 
 /// Emits the nodes of one layer; the last one makes the layer's own output, so that nothing else in the graph changes.
@@ -14,6 +15,10 @@ pub(crate) fn emit_layer(
     placed: &Placed,
 ) {
     let mut x = layer.input().to_string();
+    let element = layer.element();
+    if element != DataType::Float {
+        x = e.cast(&format!("{prefix}/input/f32"), &x, DataType::Float);
+    }
     if layer.is_input_transposed() {
         x = e.transpose(&format!("{prefix}/input"), &x, &[1, 0]);
     }
@@ -40,10 +45,16 @@ pub(crate) fn emit_layer(
             }
         }
     };
+    if element != DataType::Float {
+        y = e.cast(&format!("{prefix}/output/cast"), &y, element);
+    }
     if let Some(bias) = layer.bias().filter(|b| b.add_node().is_none()) {
         let mut value = bias.value().to_string();
         if bias.beta() != 1.0 {
-            let beta = e.scalar(bias.beta());
+            let mut beta = e.scalar(bias.beta());
+            if element != DataType::Float {
+                beta = e.cast(&format!("{prefix}/beta/cast"), &beta, element);
+            }
             value = e.node(
                 "Mul",
                 &format!("{prefix}/beta"),

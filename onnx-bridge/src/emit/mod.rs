@@ -151,7 +151,11 @@ impl Emitter {
     }
 
     fn cast_to_f32(&mut self, wanted: &str, value: &str) -> String {
-        let to = proto::int_attribute("to", i64::from(DataType::Float as i32));
+        self.cast(wanted, value, DataType::Float)
+    }
+
+    fn cast(&mut self, wanted: &str, value: &str, to: DataType) -> String {
+        let to = proto::int_attribute("to", i64::from(to as i32));
         self.node("Cast", wanted, &[value], vec![to])
     }
 
