@@ -221,22 +221,20 @@ mod tests {
 
     #[test]
     fn reshape_keeps_the_number_of_elements() {
-        let cases: [(&[i64], bool, Option<Vec<usize>>); 8] = [
-            (&[6, 4], false, Some(vec![6, 4])),
-            (&[-1, 4], false, Some(vec![6, 4])),
-            (&[0, -1], false, Some(vec![2, 12])),
-            (&[0, 0, 0], false, Some(vec![2, 3, 4])),
-            (&[0, -1], true, None),
-            (&[-1, -1], false, None),
-            (&[5, -1], false, None),
-            (&[i64::MAX, i64::MAX], false, None),
+        let of = |dims: &[i64]| reshaped(&[2, 3, 4], dims, false);
+        assert_eq!(of(&[6, 4]), Some(vec![6, 4]));
+        assert_eq!(of(&[-1, 4]), Some(vec![6, 4]));
+        assert_eq!(of(&[0, -1]), Some(vec![2, 12]));
+        assert_eq!(of(&[0, 0, 0]), Some(vec![2, 3, 4]));
+        let misfits = [
+            &[-1, -1][..],
+            &[5, -1],
+            &[i64::MAX, i64::MAX],
+            &[0, 0, 0, 0],
         ];
-        for (dims, zero_is_zero, expected) in cases {
-            assert_eq!(
-                reshaped(&[2, 3, 4], dims, zero_is_zero),
-                expected,
-                "{dims:?}"
-            );
+        for misfit in misfits {
+            assert_eq!(of(misfit), None, "{misfit:?}");
         }
+        assert_eq!(reshaped(&[2, 3, 4], &[0, -1], true), None);
     }
 }
