@@ -10,6 +10,7 @@ mod error;
 mod groups;
 mod histogram;
 pub mod kernels;
+mod low_bit;
 mod matmul;
 mod measure;
 mod mse;
@@ -27,6 +28,7 @@ pub use affine::{
 pub use error::{QuantError, Result};
 pub use groups::{Groups, Run, scale_shape};
 pub use histogram::{Histogram, HistogramSpan};
+pub use low_bit::{LeftMatrix, LowBitMatrix, LowBitParts, PanelMatrix, ProductScratch};
 pub use matmul::{MatrixLayout, PackedMatrix, dot};
 pub use measure::{ErrorStats, expected_mse, expected_sqnr_db};
 pub use mse::{MseOptimum, mse_optimal, mse_optimal_weighted};

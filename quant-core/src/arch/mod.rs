@@ -24,6 +24,10 @@ mod guard;
 mod neon;
 mod scalar;
 
+pub(crate) mod gemm;
+pub(crate) mod quantize_rows;
+pub(crate) mod simd;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
     Scalar,
@@ -110,6 +114,26 @@ impl Isa {
             #[cfg(target_arch = "aarch64")]
             Kind::Neon => Signedness::Signed,
             _ => Signedness::Unsigned,
+        }
+    }
+
+    /// The most rows of a tile of [`gemm::DenseTile`].
+    pub(crate) const fn tile_rows(self) -> usize {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => 12,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => 6,
+            _ => 4,
+        }
+    }
+
+    /// The most rows of a tile with two sums for each element: [`gemm::CodeTile`] and [`gemm::IntTile`].
+    pub(crate) const fn block_rows(self) -> usize {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => 6,
+            _ => 2,
         }
     }
 
