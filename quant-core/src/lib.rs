@@ -28,7 +28,9 @@ pub use affine::{
 pub use error::{QuantError, Result};
 pub use groups::{Groups, Run, scale_shape};
 pub use histogram::{Histogram, HistogramSpan};
-pub use low_bit::{LeftMatrix, LowBitMatrix, LowBitParts, PanelMatrix, ProductScratch};
+pub use low_bit::{
+    Activation, LeftMatrix, LowBitMatrix, LowBitParts, PanelMatrix, ProductScratch, bias_activate,
+};
 pub use matmul::{MatrixLayout, PackedMatrix, dot};
 pub use measure::{ErrorStats, expected_mse, expected_sqnr_db};
 pub use mse::{MseOptimum, mse_optimal, mse_optimal_weighted};

@@ -24,6 +24,7 @@ mod guard;
 mod neon;
 mod scalar;
 
+pub(crate) mod epilogue;
 pub(crate) mod gemm;
 pub(crate) mod quantize_rows;
 pub(crate) mod simd;

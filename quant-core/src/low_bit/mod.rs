@@ -1,9 +1,11 @@
 //! Matrices of a few levels, kept packed, and their products with rows of `f32`.
 
+mod activation;
 mod dense;
 mod product;
 mod rows;
 
+pub use activation::{Activation, bias_activate};
 pub use dense::{LeftMatrix, PanelMatrix};
 pub use product::ProductScratch;
 
