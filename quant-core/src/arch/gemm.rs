@@ -166,8 +166,8 @@ fn dense<S: Simd, const R: usize, const H: usize>(s: S, t: &mut DenseTile<'_>, v
     }
     for r in 0..R {
         let mut values = [s.splat(0.0); H];
-        for h in 0..H {
-            values[h] = join::<S, R, H>(s, &sums, r, h);
+        for (h, value) in values.iter_mut().enumerate() {
+            *value = join::<S, R, H>(s, &sums, r, h);
         }
         let from = r * t.out_stride + first;
         store_row::<S, H>(s, values, &mut t.out[from..from + width], t.start);
@@ -350,12 +350,12 @@ fn code<S: Simd, const R: usize, const BITS: usize, const H: usize>(
         }
         for h in 0..H {
             let scale = s.load(&c.scales[2 * at + vector + h].0);
-            for r in 0..R {
+            for (r, totals) in totals.iter_mut().enumerate() {
                 let mut v = join::<S, R, H>(s, &sum, r, h);
                 if let Some(offset) = c.offsets.get(2 * at + vector + h) {
                     v = s.sub(v, s.mul(s.load(&offset.0), s.splat(sums[at][r])));
                 }
-                totals[r][h] = s.fma(scale, v, totals[r][h]);
+                totals[h] = s.fma(scale, v, totals[h]);
             }
         }
     }
@@ -449,14 +449,14 @@ fn int<S: Simd, const R: usize, const BITS: usize, const H: usize>(
             if let Some(offset) = c.offsets.get(2 * at + vector + h) {
                 zero = s.add(zero, s.load(&offset.0));
             }
-            for r in 0..R {
+            for (r, totals) in totals.iter_mut().enumerate() {
                 let mut v = s.to_float(sum[0][r][h]);
                 if R <= 2 {
                     v = s.add(v, s.to_float(sum[1][r][h]));
                 }
                 v = s.sub(v, s.mul(zero, s.splat(a_sums[at][r])));
                 let scale = s.mul(scale, s.splat(a_scales[at][r]));
-                totals[r][h] = s.fma(v, scale, totals[r][h]);
+                totals[h] = s.fma(v, scale, totals[h]);
             }
         }
     }

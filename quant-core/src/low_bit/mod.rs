@@ -163,8 +163,8 @@ impl LowBitMatrix {
             return Err(code(i, usize::from(parts.codes[i])));
         }
         let bits = match parts.levels {
-            ..=4 => 2,
-            ..=16 => 4,
+            0..=4 => 2,
+            5..=16 => 4,
             _ => 8,
         };
         let chunks = Chunks::new(k, parts.block, bits);
