@@ -54,7 +54,10 @@ pub use inspect::{Format, Inspection, Verdict, WeightInfo, inspect};
 pub use model::Model;
 pub use network::Network;
 pub use patch::GraphPatch;
-pub use recognise::{Stored, StoredArray, stored_arrays};
+pub use recognise::{
+    BlockExtent, BlockValues, Lookup, Stored, StoredArray, StoredBlocks, stored_arrays,
+    stored_blocks,
+};
 pub use reference::dense_reference;
 pub use rewrite::{Outcome, RewriteEntry, RewriteReport, Rewritten, compress, compress_with};
 pub use skip::SkipReason;

@@ -314,7 +314,7 @@ fn settings_out_of_range_are_named() {
     let (teacher, data) = (teacher(), data(64));
     let student = student(Format::Tt, 4, CoreGranularity::Core);
     let bad = FinetuneConfig {
-        learning_rate: -1.0,
+        learning_rate: Some(-1.0),
         ..config(10)
     };
     let error = finetune(

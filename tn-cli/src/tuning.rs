@@ -22,13 +22,13 @@ use crate::progress::{Progress, Stage};
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Training")]
 pub(crate) struct TuningArgs {
-    /// Optimizer steps [default: 4000]
+    /// Optimizer steps [default: 3000]
     #[arg(long, value_name = "N")]
     pub(crate) steps: Option<NonZeroU64>,
     /// Train for so many minutes instead of a number of steps; such a run does not repeat byte for byte
     #[arg(long, value_name = "MINUTES", conflicts_with = "steps")]
     pub(crate) minutes: Option<f64>,
-    /// Peak learning rate of AdamW over one cycle [default: 0.005]
+    /// Peak learning rate of AdamW over one cycle [default: 0.01; 0.001 for a planned model]
     #[arg(long, value_name = "RATE")]
     pub(crate) lr: Option<f64>,
     /// Weight of the cross-entropy with the array `labels`, where the data has one; 0 leaves labels out [default: 0.5]
@@ -38,6 +38,7 @@ pub(crate) struct TuningArgs {
     #[arg(long, value_name = "N")]
     pub(crate) batch: Option<NonZeroUsize>,
     /// The input that is 0 at padded positions: they count for nothing, and batches are cut to their longest sample
+    /// [default: the one with "mask" in its name]
     #[arg(long, value_name = "NAME")]
     pub(crate) mask: Option<String>,
     /// What moves [default: cores]
@@ -126,7 +127,7 @@ impl TuningArgs {
             accumulate: self
                 .accumulate
                 .map_or(standard.accumulate, NonZeroUsize::get),
-            learning_rate: self.lr.unwrap_or(standard.learning_rate),
+            learning_rate: self.lr.or(standard.learning_rate),
             labels_weight: self.labels_weight.unwrap_or(standard.labels_weight),
             hidden_weight: self.hidden_weight,
             mix: self.mix.unwrap_or(standard.mix),

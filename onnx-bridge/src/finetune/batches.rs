@@ -203,6 +203,15 @@ impl<'a> Batches<'a> {
     }
 }
 
+/// Whether an array is a matrix of the integers 0 and 1.
+pub(crate) fn is_mask(array: &NpyArray) -> bool {
+    match array {
+        NpyArray::I64(a) => a.ndim() == 2 && a.iter().all(|v| [0, 1].contains(v)),
+        NpyArray::I32(a) => a.ndim() == 2 && a.iter().all(|v| [0, 1].contains(v)),
+        _ => false,
+    }
+}
+
 /// How many positions up to the last one that the mask keeps.
 fn lengths(name: &str, mask: &NpyArray) -> Result<Vec<usize>> {
     fn count<T: Copy + PartialEq + Default>(a: &ArrayD<T>) -> Vec<usize> {

@@ -53,14 +53,15 @@ pub struct FinetuneConfig {
     pub batch: usize,
     /// Parts in which a batch is computed, one after the other, to save memory.
     pub accumulate: usize,
-    /// Peak learning rate of AdamW over one cycle.
-    pub learning_rate: f64,
+    /// Peak learning rate of AdamW over one cycle; `None` chooses by the student: 1e-2 for trains and other networks of
+    /// small cores, 1e-3 for planned matrices of few levels, whose starting point is calibrated.
+    pub learning_rate: Option<f64>,
     /// Decoupled weight decay on weights.
     pub weight_decay: f64,
     /// The common norm to which gradients are clipped.
     pub clip: f64,
-    /// The part of the run without quantization.
-    pub float_part: f64,
+    /// The part of the run without quantization; `None` chooses by the student: 0.4, and none where weights were calibrated.
+    pub float_part: Option<f64>,
     /// What the outputs are compared by.
     pub loss: LossKind,
     /// Temperature of [`LossKind::Logits`].
@@ -69,7 +70,8 @@ pub struct FinetuneConfig {
     pub hidden_weight: Option<f64>,
     /// Weight of the cross-entropy with labels; without labels there is none.
     pub labels_weight: f64,
-    /// The integer input that is 0 at padded positions.
+    /// The integer input that is 0 at padded positions; `None` takes an input of the data with "mask" in its name that
+    /// is a matrix of zeros and ones.
     pub mask: Option<String>,
     /// What is trained.
     pub train: Train,
@@ -86,13 +88,13 @@ pub struct FinetuneConfig {
 impl Default for FinetuneConfig {
     fn default() -> Self {
         Self {
-            length: Length::Steps(4000),
+            length: Length::Steps(3000),
             batch: 128,
             accumulate: 1,
-            learning_rate: 5e-3,
+            learning_rate: None,
             weight_decay: 0.0,
             clip: 1.0,
-            float_part: 0.4,
+            float_part: None,
             loss: LossKind::Auto,
             temperature: 2.0,
             hidden_weight: None,
@@ -132,8 +134,8 @@ impl FinetuneConfig {
             (
                 "learning rate",
                 "a number above 0",
-                self.learning_rate,
-                positive(self.learning_rate),
+                self.learning_rate.unwrap_or(1.0),
+                positive(self.learning_rate.unwrap_or(1.0)),
             ),
             (
                 "weight decay",
@@ -150,8 +152,8 @@ impl FinetuneConfig {
             (
                 "float part",
                 "a part below 1",
-                self.float_part,
-                part(self.float_part),
+                self.float_part.unwrap_or(0.0),
+                part(self.float_part.unwrap_or(0.0)),
             ),
             (
                 "temperature",

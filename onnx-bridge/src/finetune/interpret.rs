@@ -24,12 +24,7 @@ use crate::proto::ValueInfoProto;
 pub fn interpret(model: &Model, data: &Dataset) -> Result<Vec<(String, NpyArray)>> {
     let graph = model.graph();
     let wanted: Vec<String> = graph.output.iter().map(|o| o.name().to_string()).collect();
-    let program = Program::new(&Request {
-        graph,
-        opset: model.opset(),
-        trained: &[],
-        wanted: &wanted,
-    })?;
+    let program = Program::new(&Request::outputs(model, &wanted))?;
     let stored: Vec<&str> = graph.initializer.iter().map(|t| t.name()).collect();
     let inputs = graph
         .input

@@ -27,6 +27,7 @@
 mod batches;
 mod checkpoint;
 mod config;
+mod gelu;
 mod interpret;
 mod kernels;
 mod loss;

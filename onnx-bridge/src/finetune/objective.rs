@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 
 use super::config::{FinetuneConfig, LossKind};
-use super::loss;
 use super::program::{Prepared, Program, Request};
-use super::student::layer_outputs;
-use super::value::Value;
+use super::student::{Student, TableLookup, TableRows, states};
+use super::value::{IntArray, Value};
+use super::{gelu, loss};
 use crate::error::{Error, Result};
 use crate::model::Model;
 
@@ -19,6 +19,8 @@ const HIDDEN_BESIDE_LOGITS: f64 = 0.05;
 pub(crate) struct Objective {
     teacher: Program,
     student: Program,
+    lookups: Vec<TableLookup>,
+    values: usize,
     outputs: Vec<(String, LossKind)>,
     hidden: usize,
     hidden_weight: f64,
@@ -40,6 +42,8 @@ pub(crate) struct Batch<'a> {
 pub(crate) struct Ready {
     teacher: Vec<Tensor>,
     student: Prepared,
+    /// The rows of tables that the batch looks up.
+    pub(crate) rows: TableRows,
 }
 
 fn tensors(values: Vec<Value>) -> Vec<Option<Tensor>> {
@@ -63,7 +67,7 @@ impl Objective {
     pub(crate) fn new(
         teacher: &Model,
         student: &Model,
-        trained: &[String],
+        trained: &Student,
         config: &FinetuneConfig,
     ) -> Result<Self> {
         let outputs: Vec<String> = teacher
@@ -79,7 +83,7 @@ impl Objective {
                 problem: "expected an output of the teacher's name, found none".into(),
             });
         }
-        let hidden: Vec<String> = layer_outputs(student, teacher)
+        let hidden: Vec<String> = states(student, teacher)
             .into_iter()
             .filter(|h| !outputs.contains(h))
             .collect();
@@ -90,14 +94,22 @@ impl Objective {
         if !lacking.is_empty() {
             return Err(Error::MissingOperators { operators: lacking });
         }
-        let program = |model: &Model, trained: &[String]| {
-            Program::new(&Request {
-                graph: model.graph(),
-                opset: model.opset(),
-                trained,
-                wanted: &wanted,
-            })
-        };
+        let mut original = teacher.graph().clone();
+        gelu::fuse(&mut original);
+        let lookups = trained.lookups();
+        let values = trained.values();
+        let given: Vec<String> = lookups.iter().map(|l| l.places.clone()).collect();
+        let seen: Vec<String> = lookups.iter().map(|l| l.indices.clone()).collect();
+        let mut graph = trained.graph(student);
+        gelu::fuse(&mut graph);
+        let student = Program::new(&Request {
+            graph: &graph,
+            opset: student.opset(),
+            trained: &values,
+            given: &given,
+            seen: &seen,
+            wanted: &wanted,
+        })?;
         let kinds: Vec<(String, LossKind)> = outputs
             .into_iter()
             .map(|name| {
@@ -114,8 +126,13 @@ impl Objective {
                 .hidden_weight
                 .unwrap_or(if logits { HIDDEN_BESIDE_LOGITS } else { 1.0 });
         Ok(Self {
-            teacher: program(teacher, &[])?,
-            student: program(student, trained)?,
+            teacher: Program::new(&Request {
+                graph: &original,
+                ..Request::outputs(teacher, &wanted)
+            })?,
+            student,
+            lookups,
+            values: values.len(),
             outputs: kinds,
             hidden: hidden.len(),
             hidden_weight,
@@ -147,10 +164,58 @@ impl Objective {
                 place: "teacher".into(),
                 problem: "expected float outputs".into(),
             })?;
+        let mut prepared = self.student.prepare(feeds)?;
+        let rows = self.look_up(&mut prepared)?;
         Ok(Ready {
             teacher,
-            student: self.student.prepare(feeds)?,
+            student: prepared,
+            rows,
         })
+    }
+
+    /// Finds the rows that a batch looks up in tables, and tells the graph where they will stand among those at hand.
+    fn look_up(&self, prepared: &mut Prepared) -> Result<TableRows> {
+        let seen: Vec<IntArray> = self
+            .student
+            .seen(prepared)
+            .zip(&self.lookups)
+            .map(|(value, lookup)| match value {
+                Some(Value::Int(a)) => Ok(a.clone()),
+                _ => Err(Error::Evaluate {
+                    place: format!("`{}`", lookup.indices),
+                    problem: "expected integers that nothing trained reaches".into(),
+                }),
+            })
+            .collect::<Result<_>>()?;
+        let mut rows: TableRows = vec![None; self.values];
+        for (indices, lookup) in seen.iter().zip(&self.lookups) {
+            let rows = rows[lookup.table].get_or_insert_default();
+            for &i in indices.array.data() {
+                let row = usize::try_from(i).ok().filter(|&r| r < lookup.rows);
+                rows.push(row.ok_or_else(|| Error::Evaluate {
+                    place: format!("`{}`", lookup.indices),
+                    problem: format!("expected rows below {}, found {i}", lookup.rows),
+                })?);
+            }
+        }
+        for rows in rows.iter_mut().flatten() {
+            rows.sort_unstable();
+            rows.dedup();
+        }
+        let places = seen
+            .into_iter()
+            .zip(&self.lookups)
+            .map(|(indices, lookup)| {
+                let rows = rows[lookup.table].as_deref().unwrap_or_default();
+                let place = |&i: &i64| rows.binary_search(&(i as usize)).unwrap_or(0) as i64;
+                Value::Int(IntArray {
+                    array: indices.array.map(place),
+                    kind: indices.kind,
+                })
+            })
+            .collect();
+        self.student.give(prepared, places);
+        Ok(rows)
     }
 
     /// The loss of one batch, with a tape back to `leaves`.

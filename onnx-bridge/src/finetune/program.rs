@@ -39,8 +39,26 @@ pub(crate) struct Request<'a> {
     pub(crate) opset: i64,
     /// Values that are given on every pass in place of what the graph computes for them.
     pub(crate) trained: &'a [String],
+    /// Values that are given for every batch once it is prepared.
+    pub(crate) given: &'a [String],
+    /// Values that are read once a batch is prepared; no trained value reaches them.
+    pub(crate) seen: &'a [String],
     /// Values to give back.
     pub(crate) wanted: &'a [String],
+}
+
+impl<'a> Request<'a> {
+    /// Some values of a model as it is, nothing trained.
+    pub(crate) fn outputs(model: &'a Model, wanted: &'a [String]) -> Self {
+        Self {
+            graph: model.graph(),
+            opset: model.opset(),
+            trained: &[],
+            given: &[],
+            seen: &[],
+            wanted,
+        }
+    }
 }
 
 /// A graph ready to run.
@@ -52,6 +70,8 @@ pub(crate) struct Program {
     constants: Vec<(usize, Value)>,
     inputs: Vec<(String, usize)>,
     trained: Vec<usize>,
+    given: Vec<usize>,
+    seen: Vec<usize>,
     wanted: Vec<usize>,
     /// Slots that the hot part or the caller reads.
     kept: HashSet<usize>,
@@ -95,19 +115,15 @@ pub fn missing_operators(model: &Model) -> Vec<String> {
         .iter()
         .map(|o| o.name().to_string())
         .collect();
-    let request = Request {
-        graph: model.graph(),
-        opset: model.opset(),
-        trained: &[],
-        wanted: &wanted,
-    };
-    missing(&needed(&request))
+    missing(&needed(&Request::outputs(model, &wanted)))
 }
 
 /// The nodes that the wanted values need, in order, stopping at values that are given.
 fn needed<'a>(request: &Request<'a>) -> Vec<&'a NodeProto> {
-    let given: HashSet<&str> = request.trained.iter().map(String::as_str).collect();
-    let mut open: HashSet<&str> = request.wanted.iter().map(String::as_str).collect();
+    let given = request.trained.iter().chain(request.given);
+    let given: HashSet<&str> = given.map(String::as_str).collect();
+    let open = request.wanted.iter().chain(request.seen);
+    let mut open: HashSet<&str> = open.map(String::as_str).collect();
     open.extend(&given);
     let mut kept: Vec<&NodeProto> = Vec::new();
     for node in request.graph.node.iter().rev() {
@@ -152,6 +168,12 @@ impl Program {
             let at = slot(Phase::Hot, &mut phases, &mut constants);
             names.insert(name, at);
             trained.push(at);
+        }
+        let mut given = Vec::new();
+        for name in request.given {
+            let at = slot(Phase::Batch, &mut phases, &mut constants);
+            names.insert(name, at);
+            given.push(at);
         }
         for info in graph
             .input
@@ -226,29 +248,28 @@ impl Program {
                 Phase::Hot => hot.push(step),
             }
         }
-        let wanted = request
-            .wanted
-            .iter()
-            .map(
-                |name| match (names.get(name.as_str()), initializers.get(name.as_str())) {
-                    (Some(&at), _) => Ok(at),
-                    _ => Err(Error::UndefinedValue {
-                        place: "graph".into(),
-                        field: "output",
-                        value: name.clone(),
-                    }),
-                },
-            )
-            .collect::<Result<Vec<usize>>>()?;
+        let find = |name: &String| {
+            names
+                .get(name.as_str())
+                .copied()
+                .ok_or_else(|| Error::UndefinedValue {
+                    place: "graph".into(),
+                    field: "output",
+                    value: name.clone(),
+                })
+        };
+        let wanted: Vec<usize> = request.wanted.iter().map(find).collect::<Result<_>>()?;
+        let seen: Vec<usize> = request.seen.iter().map(find).collect::<Result<_>>()?;
         let mut kept: HashSet<usize> = wanted.iter().copied().collect();
         kept.extend(hot.iter().flat_map(|s| s.inputs.iter().flatten()));
+        kept.extend(&seen);
         mark_dead(&mut batch, &kept);
         mark_dead(&mut hot, &wanted.iter().copied().collect());
         let read: HashSet<usize> = batch
             .iter()
             .chain(&hot)
             .flat_map(|s| s.inputs.iter().flatten().copied())
-            .chain(wanted.iter().copied())
+            .chain(wanted.iter().chain(&seen).copied())
             .collect();
         let slots = phases.len();
         let constants = constants
@@ -265,6 +286,8 @@ impl Program {
             constants,
             inputs,
             trained,
+            given,
+            seen,
             wanted,
             kept,
         })
@@ -299,6 +322,21 @@ impl Program {
             }
         }
         Ok(Prepared { slots })
+    }
+
+    /// The values that were asked to be seen, in their order.
+    pub(crate) fn seen<'a>(
+        &self,
+        prepared: &'a Prepared,
+    ) -> impl Iterator<Item = Option<&'a Value>> {
+        self.seen.iter().map(|&at| prepared.slots[at].as_ref())
+    }
+
+    /// Gives the values that a prepared batch still lacks, in the order they were requested.
+    pub(crate) fn give(&self, prepared: &mut Prepared, values: Vec<Value>) {
+        for (&at, value) in self.given.iter().zip(values) {
+            prepared.slots[at] = Some(value);
+        }
     }
 
     /// Runs the hot part on the values of `trained`, in the order they were requested, and gives the wanted values.

@@ -3,13 +3,13 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use tn_qat::{AdamW, Gradients, Optimizer, QatPhase, Schedule, clip_gradients};
+use tn_qat::{AdamW, QatPhase, Schedule};
 
-use super::batches::{Batches, SplitMix, mix};
+use super::batches::{Batches, SplitMix, is_mask, mix};
 use super::checkpoint::{Best, Checkpoint};
 use super::config::{FinetuneConfig, Length};
 use super::objective::{Batch, Objective};
-use super::student::Student;
+use super::student::{Kind, Student, Sums};
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -135,6 +135,9 @@ struct Run<'a> {
     objective: Objective,
     batches: Batches<'a>,
     student: Student,
+    sums: Sums,
+    learning_rate: f64,
+    float_part: f64,
     optimizer: AdamW<f32>,
     best: Option<Best>,
     step: u64,
@@ -165,8 +168,8 @@ pub fn finetune(
     observer: &mut dyn Observer,
 ) -> Result<FinetuneOutcome> {
     config.check()?;
-    let trained = Student::new(student, from.warm, config.train)?;
-    let objective = Objective::new(teacher, student, &trained.values(), config)?;
+    let trained = Student::new(student, teacher, from.warm, config.train)?;
+    let objective = Objective::new(teacher, student, &trained, config)?;
     let initial: Vec<&str> = teacher
         .graph()
         .initializer
@@ -179,12 +182,22 @@ pub fn finetune(
         .iter()
         .map(ValueInfoProto::name)
         .filter(|n| !initial.contains(n));
+    let inputs: Vec<String> = inputs.map(str::to_string).collect();
+    let mask = config.mask.as_deref().or_else(|| {
+        let named = inputs.iter().find(|i| i.to_lowercase().contains("mask"))?;
+        is_mask(data.input(named).ok()?).then_some(named.as_str())
+    });
+    let mask = mask.map(str::to_string);
     let batches = Batches::new(
         data,
-        inputs.map(str::to_string).collect(),
-        config.mask.as_deref(),
+        inputs,
+        mask.as_deref(),
         (config.batch, config.held_back, config.seed),
     )?;
+    let (rate, float_part) = match trained.kind() {
+        Kind::Arrays => (1e-2, 0.4),
+        Kind::Blocks => (1e-3, 0.0),
+    };
     let (quantized, floats) = trained.counts();
     let (outputs, hidden) = objective.describe();
     let (batch_nodes, hot_nodes) = objective.counts();
@@ -205,6 +218,9 @@ pub fn finetune(
         config,
         objective,
         batches,
+        sums: trained.sums(),
+        learning_rate: config.learning_rate.unwrap_or(rate),
+        float_part: config.float_part.unwrap_or(float_part),
         student: trained,
         optimizer,
         best: None,
@@ -259,7 +275,7 @@ impl Run<'_> {
     fn phase(&self) -> QatPhase {
         let (at, all) = self.progress();
         let part = at as f64 / all as f64;
-        if part < self.config.float_part {
+        if part < self.float_part {
             QatPhase::Float
         } else if part >= 1.0 - FROZEN_PART {
             QatPhase::Freeze
@@ -337,7 +353,7 @@ impl Run<'_> {
             }
             let phase = self.phase();
             self.student.set_phase(phase)?;
-            let rate = Schedule::ONE_CYCLE.rate(self.config.learning_rate, at, all);
+            let rate = Schedule::ONE_CYCLE.rate(self.learning_rate, at, all);
             let loss = self.update(rate)?;
             self.step += 1;
             let (at, all) = self.progress();
@@ -392,13 +408,6 @@ impl Run<'_> {
 
     /// The mean loss over the held-back samples.
     fn evaluate(&self) -> Result<f64> {
-        let leaves: Vec<_> = self
-            .student
-            .leaves()?
-            .tensors()
-            .iter()
-            .map(|t| t.detach())
-            .collect();
         let (mut sum, mut count) = (0.0, 0usize);
         for samples in self.batches.evaluation() {
             let feeds = self.batches.feeds(&samples)?;
@@ -410,6 +419,8 @@ impl Run<'_> {
                 labelled: samples.len(),
             };
             let ready = self.objective.ready(batch.feeds)?;
+            let leaves = self.student.leaves(&ready.rows)?.tensors();
+            let leaves: Vec<_> = leaves.iter().map(|t| t.detach()).collect();
             sum += number(&self.objective.loss(&ready, &leaves, &batch)?)? * samples.len() as f64;
             count += samples.len();
         }
@@ -420,8 +431,6 @@ impl Run<'_> {
     fn update(&mut self, rate: f64) -> Result<f64> {
         let samples = self.batches.training(self.step);
         let part = samples.len().div_ceil(self.config.accumulate);
-        let mut gradients = self.student.zero_gradients();
-        let leaves = self.student.leaves()?;
         let mut random = SplitMix::new(self.config.seed ^ 0x5851_F42D_4C95_7F2D, self.step);
         let mut total = 0.0;
         for samples in samples.chunks(part) {
@@ -443,6 +452,7 @@ impl Run<'_> {
                 labelled,
             };
             let ready = self.objective.ready(batch.feeds)?;
+            let leaves = self.student.leaves(&ready.rows)?;
             let loss = self.objective.loss(&ready, &leaves.tensors(), &batch)?;
             total += number(&loss)? * f64::from(share);
             let mut store = loss.backward().map_err(|e| Error::Evaluate {
@@ -450,7 +460,7 @@ impl Run<'_> {
                 problem: e.to_string(),
             })?;
             self.student
-                .accumulate(&leaves, &mut store, share, &mut gradients)?;
+                .accumulate(&leaves, &mut store, share, &mut self.sums)?;
         }
         if !total.is_finite() {
             return Err(Error::Evaluate {
@@ -460,20 +470,8 @@ impl Run<'_> {
                 ),
             });
         }
-        clip_gradients(
-            &mut gradients.iter_mut().collect::<Vec<&mut Gradients<f32>>>(),
-            self.config.clip,
-        );
-        for (slot, (parameters, gradients)) in
-            self.student.parameters_mut().zip(&gradients).enumerate()
-        {
-            self.optimizer
-                .step(slot, parameters, gradients, rate)
-                .map_err(|e| Error::Evaluate {
-                    place: "optimizer".into(),
-                    problem: e.to_string(),
-                })?;
-        }
+        let (sums, clip) = (&mut self.sums, self.config.clip);
+        self.student.update(sums, clip, &mut self.optimizer, rate)?;
         Ok(total)
     }
 }

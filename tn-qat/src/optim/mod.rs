@@ -7,6 +7,7 @@ mod schedule;
 #[cfg(test)]
 mod tests;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tn_formats::Real;
 
@@ -271,13 +272,98 @@ impl<T: Real> AdamW<T> {
     }
 }
 
-impl<T: Real> Optimizer<T> for AdamW<T> {
-    fn step(
+/// What one step of Adam does to every element.
+#[derive(Clone, Copy)]
+struct AdamStep<T> {
+    betas: (T, T),
+    rate_hat: f64,
+    root_hat: f64,
+    epsilon: f64,
+    decay: f64,
+    kind: ParameterKind,
+}
+
+impl<T: Real> AdamStep<T> {
+    fn run(self, x: &mut [T], g: &[T], m: &mut [T], v: &mut [T]) {
+        let (b1, b2) = self.betas;
+        for (((x, &g), m), v) in x.iter_mut().zip(g).zip(m).zip(v) {
+            let g = seen(*x, g, self.kind);
+            *m = b1 * *m + (T::one() - b1) * g;
+            *v = b2 * *v + (T::one() - b2) * g * g;
+            let root = v.widen().sqrt() / self.root_hat;
+            let update = self.rate_hat * m.widen() / (root + self.epsilon);
+            *x = moved(*x, update + self.decay * x.widen(), self.kind);
+        }
+    }
+}
+
+/// Elements that one task of a parallel step takes.
+const GRAIN: usize = 1 << 15;
+
+impl<T: Real> AdamW<T> {
+    /// Steps the rows of a table that have a gradient, and leaves the others and their moments as they are: [`Optimizer::step`]
+    /// for parameters that all consist of `count` rows, of which `rows` lists some.
+    ///
+    /// # Numerics
+    /// Moments are corrected for their start by the steps of the slot, not of the row.
+    ///
+    /// # Errors
+    /// [`QatError::Length`] when gradients, parameters and rows do not fit each other.
+    ///
+    /// # Source
+    /// The sparse variant of Adam in Paszke et al. 2019, arXiv 1912.01703 (`torch.optim.SparseAdam`).
+    ///
+    /// ```
+    /// use tn_qat::{AdamW, Gradients, Parameter, ParameterKind};
+    /// let mut x = [Parameter::new("x", ParameterKind::Weight, &[3, 2], vec![1.0f64; 6])?];
+    /// let mut g = Gradients::zeros(&x);
+    /// g.iter_mut().for_each(|g| g.fill(-5.0));
+    /// AdamW::default().step_rows(0, &mut x, &g, 0.5, (3, &[1]))?;
+    /// let rounded: Vec<f64> = x[0].values().iter().map(|v| v.round()).collect();
+    /// assert_eq!(rounded, [1.0, 1.0, 2.0, 2.0, 1.0, 1.0]);
+    /// # Ok::<(), tn_qat::QatError>(())
+    /// ```
+    pub fn step_rows(
         &mut self,
         slot: usize,
         parameters: &mut [Parameter<T>],
         gradients: &Gradients<T>,
         rate: f64,
+        (count, rows): (usize, &[usize]),
+    ) -> Result<()> {
+        if let Some(&row) = rows.iter().find(|&&r| r >= count) {
+            return Err(QatError::Length {
+                what: "rows of a table",
+                expected: count,
+                found: row,
+            });
+        }
+        for p in parameters.iter() {
+            let width = p.values().len() / count.max(1);
+            check_len("rows of a parameter", width * count, p.values().len())?;
+        }
+        self.each(slot, parameters, gradients, rate, |step, x, g, m, v| {
+            let width = x.len() / count.max(1);
+            for &row in rows {
+                let at = row * width..(row + 1) * width;
+                step.run(
+                    &mut x[at.clone()],
+                    &g[at.clone()],
+                    &mut m[at.clone()],
+                    &mut v[at],
+                );
+            }
+        })
+    }
+
+    /// Counts a step of the slot and hands out its parameters with gradients and moments.
+    fn each(
+        &mut self,
+        slot: usize,
+        parameters: &mut [Parameter<T>],
+        gradients: &Gradients<T>,
+        rate: f64,
+        run: impl Fn(AdamStep<T>, &mut [T], &[T], &mut [T], &mut [T]),
     ) -> Result<()> {
         gradients.check(parameters)?;
         let mean = state(&mut self.mean, slot, parameters)?;
@@ -288,8 +374,6 @@ impl<T: Real> Optimizer<T> for AdamW<T> {
         self.steps[slot] += 1;
         let t = i32::try_from(self.steps[slot]).unwrap_or(i32::MAX);
         let (b1, b2) = self.betas;
-        let (rate_hat, root_hat) = (rate / (1.0 - b1.powi(t)), (1.0 - b2.powi(t)).sqrt());
-        let (b1, b2) = (T::narrow(b1), T::narrow(b2));
         for (((p, g), m), v) in parameters
             .iter_mut()
             .zip(gradients.iter())
@@ -297,19 +381,38 @@ impl<T: Real> Optimizer<T> for AdamW<T> {
             .zip(square)
         {
             let kind = p.kind();
-            let decay = if kind == ParameterKind::Weight {
-                rate * self.weight_decay
-            } else {
-                0.0
+            let step = AdamStep {
+                betas: (T::narrow(b1), T::narrow(b2)),
+                rate_hat: rate / (1.0 - b1.powi(t)),
+                root_hat: (1.0 - b2.powi(t)).sqrt(),
+                epsilon: self.epsilon,
+                decay: if kind == ParameterKind::Weight {
+                    rate * self.weight_decay
+                } else {
+                    0.0
+                },
+                kind,
             };
-            for (((x, &g), m), v) in p.values_mut().iter_mut().zip(g).zip(m).zip(v) {
-                let g = seen(*x, g, kind);
-                *m = b1 * *m + (T::one() - b1) * g;
-                *v = b2 * *v + (T::one() - b2) * g * g;
-                let update = rate_hat * m.widen() / (v.widen().sqrt() / root_hat + self.epsilon);
-                *x = moved(*x, update + decay * x.widen(), kind);
-            }
+            run(step, p.values_mut(), g, m, v);
         }
         Ok(())
+    }
+}
+
+impl<T: Real> Optimizer<T> for AdamW<T> {
+    fn step(
+        &mut self,
+        slot: usize,
+        parameters: &mut [Parameter<T>],
+        gradients: &Gradients<T>,
+        rate: f64,
+    ) -> Result<()> {
+        self.each(slot, parameters, gradients, rate, |step, x, g, m, v| {
+            x.par_chunks_mut(GRAIN)
+                .zip(g.par_chunks(GRAIN))
+                .zip(m.par_chunks_mut(GRAIN))
+                .zip(v.par_chunks_mut(GRAIN))
+                .for_each(|(((x, g), m), v)| step.run(x, g, m, v));
+        })
     }
 }

@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::super::value::{broadcast_indices, broadcast_shape, volume};
+use super::simd::vectorized;
 use super::{GRAIN, contiguous, plain, read};
 
 /// A binary operator.
@@ -21,6 +22,7 @@ pub(crate) enum BinaryOp {
 }
 
 impl BinaryOp {
+    #[inline(always)]
     fn value(self, a: f32, b: f32) -> f32 {
         match self {
             Self::Add => a + b,
@@ -33,6 +35,7 @@ impl BinaryOp {
         }
     }
 
+    #[inline(always)]
     fn left(self, a: f32, b: f32) -> f32 {
         match self {
             Self::Add | Self::Sub => 1.0,
@@ -44,6 +47,7 @@ impl BinaryOp {
         }
     }
 
+    #[inline(always)]
     fn right(self, a: f32, b: f32) -> f32 {
         match self {
             Self::Add => 1.0,
@@ -126,39 +130,79 @@ impl Walk {
     }
 }
 
+/// Runs `$loop` with `$op` being a constant for the operators of arithmetic, so that it is a loop of vectors.
+macro_rules! specialized {
+    ($chosen:expr, $op:ident => $loop:expr) => {
+        match $chosen {
+            BinaryOp::Add => {
+                let $op = BinaryOp::Add;
+                vectorized(|| $loop)
+            }
+            BinaryOp::Sub => {
+                let $op = BinaryOp::Sub;
+                vectorized(|| $loop)
+            }
+            BinaryOp::Mul => {
+                let $op = BinaryOp::Mul;
+                vectorized(|| $loop)
+            }
+            BinaryOp::Div => {
+                let $op = BinaryOp::Div;
+                vectorized(|| $loop)
+            }
+            $op => $loop,
+        }
+    };
+}
+
 fn forward(a: &[f32], b: &[f32], wa: &Walk, wb: &Walk, n: usize, op: BinaryOp) -> Vec<f32> {
+    let mut out = vec![0.0f32; n];
+    // Rows of `m` elements: one operand has all of them, the other the same row again and again, or one number for each.
+    let rows = |out: &mut [f32], m: usize, row: &(dyn Fn(usize, &mut [f32]) + Sync)| {
+        out.par_chunks_mut(m)
+            .with_min_len((GRAIN / m).max(1))
+            .enumerate()
+            .for_each(|(r, out)| row(r, out));
+    };
     match (wa, wb) {
-        (Walk::Same, Walk::Same) => a
-            .par_iter()
-            .with_min_len(GRAIN)
-            .zip(b)
-            .map(|(&x, &y)| op.value(x, y))
-            .collect(),
-        (Walk::Same, Walk::Repeat(1)) => {
-            let y = b[0];
-            a.par_iter()
-                .with_min_len(GRAIN)
-                .map(|&x| op.value(x, y))
-                .collect()
-        }
-        (Walk::Same, Walk::Repeat(m)) if *m >= 16 => {
-            let mut out = vec![0.0; n];
-            out.par_chunks_mut(*m)
-                .zip(a.par_chunks(*m))
-                .with_min_len((GRAIN / m).max(1))
-                .for_each(|(o, a)| {
-                    for ((o, &x), &y) in o.iter_mut().zip(a).zip(b) {
-                        *o = op.value(x, y);
-                    }
-                });
-            out
-        }
-        _ => (0..n)
-            .into_par_iter()
-            .with_min_len(GRAIN)
-            .map(|i| op.value(a[wa.at(i)], b[wb.at(i)]))
-            .collect(),
+        (Walk::Same, Walk::Same) => rows(&mut out, GRAIN, &|r, out| {
+            let (a, b) = (&a[r * GRAIN..], &b[r * GRAIN..]);
+            specialized!(op, op => for ((o, &x), &y) in out.iter_mut().zip(a).zip(b) {
+                *o = op.value(x, y);
+            });
+        }),
+        (Walk::Same, Walk::Repeat(1)) => rows(&mut out, GRAIN, &|r, out| {
+            let (a, y) = (&a[r * GRAIN..], b[0]);
+            specialized!(op, op => for (o, &x) in out.iter_mut().zip(a) {
+                *o = op.value(x, y);
+            });
+        }),
+        (Walk::Same, Walk::Repeat(m)) if *m >= 16 => rows(&mut out, *m, &|r, out| {
+            let a = &a[r * m..];
+            specialized!(op, op => for ((o, &x), &y) in out.iter_mut().zip(a).zip(b) {
+                *o = op.value(x, y);
+            });
+        }),
+        (Walk::Repeat(m), Walk::Same) if *m >= 16 => rows(&mut out, *m, &|r, out| {
+            let b = &b[r * m..];
+            specialized!(op, op => for ((o, &x), &y) in out.iter_mut().zip(a).zip(b) {
+                *o = op.value(x, y);
+            });
+        }),
+        (Walk::Same, Walk::Stretch(m)) if *m >= 16 => rows(&mut out, *m, &|r, out| {
+            let (a, y) = (&a[r * m..], b[r]);
+            specialized!(op, op => for (o, &x) in out.iter_mut().zip(a) {
+                *o = op.value(x, y);
+            });
+        }),
+        _ => out.par_chunks_mut(GRAIN).enumerate().for_each(|(c, out)| {
+            for (k, o) in out.iter_mut().enumerate() {
+                let i = c * GRAIN + k;
+                *o = op.value(a[wa.at(i)], b[wb.at(i)]);
+            }
+        }),
     }
+    out
 }
 
 /// The gradient of one operand: `g * slope` element by element, summed over what the operand was broadcast along.
@@ -185,12 +229,15 @@ fn gradient(walk: &Walk, size: usize, g: &[f32], slope: impl Fn(usize) -> f32 + 
             out.par_chunks_mut(columns)
                 .enumerate()
                 .for_each(|(c, out)| {
-                    for row in 0..g.len() / m {
-                        let start = row * m + c * columns;
-                        for (k, o) in out.iter_mut().enumerate() {
-                            *o += g[start + k] * slope(start + k);
+                    vectorized(|| {
+                        for row in 0..g.len() / m {
+                            let start = row * m + c * columns;
+                            let g = &g[start..start + out.len()];
+                            for (k, (o, &g)) in out.iter_mut().zip(g).enumerate() {
+                                *o += g * slope(start + k);
+                            }
                         }
-                    }
+                    });
                 });
         }
         Walk::Stretch(m) => {

@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::simd::vectorized;
 use super::{GRAIN, contiguous, plain, read};
 
 /// `(x - mean) / sqrt(variance + epsilon) * scale + bias` over rows of as many elements as `scale` has.
@@ -32,14 +33,25 @@ struct LayerNorm {
     epsilon: f32,
 }
 
+/// The sum of `f(x)` in f64, in eight interleaved parts.
+#[inline(always)]
+fn sum(x: &[f32], f: impl Fn(f64) -> f64) -> f64 {
+    let mut parts = [0.0f64; 8];
+    let (chunks, rest) = x.as_chunks::<8>();
+    for chunk in chunks {
+        for (part, &v) in parts.iter_mut().zip(chunk) {
+            *part += f(f64::from(v));
+        }
+    }
+    let rest: f64 = rest.iter().map(|&v| f(f64::from(v))).sum();
+    parts.iter().sum::<f64>() + rest
+}
+
+#[inline(always)]
 fn moments(x: &[f32], epsilon: f32) -> (f32, f32) {
     let n = x.len() as f64;
-    let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
-    let variance = x
-        .iter()
-        .map(|&v| (f64::from(v) - mean).powi(2))
-        .sum::<f64>()
-        / n;
+    let mean = sum(x, |v| v) / n;
+    let variance = sum(x, |v| (v - mean) * (v - mean)) / n;
     (
         mean as f32,
         (1.0 / (variance + f64::from(epsilon)).sqrt()) as f32,
@@ -78,10 +90,12 @@ impl CustomOp3 for LayerNorm {
             .zip(x.par_chunks(n))
             .with_min_len((GRAIN / n).max(1))
             .for_each(|(y, x)| {
-                let (mean, inverse) = moments(x, self.epsilon);
-                for (((y, &x), &s), &b) in y.iter_mut().zip(x).zip(scale).zip(bias) {
-                    *y = (x - mean) * inverse * s + b;
-                }
+                vectorized(|| {
+                    let (mean, inverse) = moments(x, self.epsilon);
+                    for (((y, &x), &s), &b) in y.iter_mut().zip(x).zip(scale).zip(bias) {
+                        *y = (x - mean) * inverse * s + b;
+                    }
+                });
             });
         Ok((CpuStorage::F32(y), l1.shape().clone()))
     }
@@ -104,16 +118,20 @@ impl CustomOp3 for LayerNorm {
                         .zip(g.par_chunks(n))
                         .with_min_len((GRAIN / n).max(1))
                         .for_each(|((dx, x), g)| {
-                            let (mean, inverse) = moments(x, self.epsilon);
-                            let (mut sum, mut dot) = (0.0f32, 0.0f32);
-                            for ((&x, &g), &s) in x.iter().zip(g).zip(s) {
-                                sum += g * s;
-                                dot += g * s * (x - mean) * inverse;
-                            }
-                            let (sum, dot) = (sum / n as f32, dot / n as f32);
-                            for (((d, &x), &g), &s) in dx.iter_mut().zip(x).zip(g).zip(s) {
-                                *d = inverse * (g * s - sum - (x - mean) * inverse * dot);
-                            }
+                            vectorized(|| {
+                                let (mean, inverse) = moments(x, self.epsilon);
+                                for (((d, &x), &g), &s) in dx.iter_mut().zip(x).zip(g).zip(s) {
+                                    *d = g * s * (x - mean) * inverse;
+                                }
+                                let dot = (sum(dx, |v| v) / n as f64) as f32;
+                                for ((d, &g), &s) in dx.iter_mut().zip(g).zip(s) {
+                                    *d = g * s;
+                                }
+                                let middle = (sum(dx, |v| v) / n as f64) as f32;
+                                for (d, &x) in dx.iter_mut().zip(x) {
+                                    *d = inverse * (*d - middle - (x - mean) * inverse * dot);
+                                }
+                            });
                         });
                     let (mut ds, mut db) = (vec![0.0f32; n], vec![0.0f32; n]);
                     if scale.track_op() || bias.track_op() {

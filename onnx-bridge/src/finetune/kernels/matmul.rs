@@ -1,14 +1,16 @@
 //! Matrix products that spend nothing on the gradient of a frozen operand.
 
-use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder};
+use rayon::prelude::*;
+use tn_formats::linalg::{Threads, gemm_with};
 
 use super::super::value::{broadcast_shape, volume};
 
 /// NumPy's `matmul`: the last two axes are matrices, the others are broadcast; vectors are taken as a row or a column.
 ///
 /// # Numerics
-/// f32 products of the backend; every element is summed in one order, whatever the number of threads.
+/// f32 products of the linear-algebra backend; many small ones are shared among the threads, one large one is cut for them.
 pub(crate) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.rank() == 0 || b.rank() == 0 {
         candle_core::bail!(
@@ -42,41 +44,89 @@ pub(crate) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         }
         let rows = volume(&a.dims()[..ra - 1]);
         let a = a.reshape((1, rows, k))?;
-        return usable(&a)?
-            .apply_op2(&usable(&b.reshape((1, k, n))?)?, MatMul)?
-            .reshape(shape);
+        return a.apply_op2(&b.reshape((1, k, n))?, MatMul)?.reshape(shape);
     }
     let batch = broadcast_shape(&a.dims()[..ra - 2], &b.dims()[..rb - 2])
         .map_err(|e| candle_core::Error::Msg(e.to_string()))?;
     let spread = |t: &Tensor, rows: usize, columns: usize| -> Result<Tensor> {
         let mut shape = batch.clone();
         shape.extend([rows, columns]);
-        let t = if t.dims() == shape {
-            t.clone()
+        if t.dims() == shape {
+            Ok(t.clone())
         } else {
-            t.broadcast_as(shape)?
-        };
-        let t = if mergeable(&t) { t } else { t.contiguous()? };
-        usable(&t.reshape((volume(&batch), rows, columns))?)
+            t.broadcast_as(shape)
+        }
     };
-    let y = spread(a, m, k)?.apply_op2(&spread(b, k, n)?, MatMul)?;
-    let mut shape = batch.clone();
-    shape.extend([m, n]);
-    y.reshape(shape)
+    spread(a, m, k)?.apply_op2(&spread(b, k, n)?, MatMul)
 }
 
-/// Whether the batch axes can be flattened without a copy.
-fn mergeable(t: &Tensor) -> bool {
-    t.is_contiguous()
+/// Multiply-adds of a batch of products that is worth several threads.
+const PARALLEL_FROM: usize = 1 << 20;
+
+/// Strided matrices in a row.
+struct Stack<'a> {
+    data: &'a [f32],
+    start: usize,
+    /// Extents and strides of the axes before the matrix.
+    batch: Vec<(usize, usize)>,
+    shape: (usize, usize),
+    strides: (usize, usize),
 }
 
-/// A tensor whose matrices the backend can read: row-major or transposed, batches in order.
-fn usable(t: &Tensor) -> Result<Tensor> {
-    if t.is_contiguous() || t.t()?.is_contiguous() {
-        Ok(t.clone())
-    } else {
-        t.contiguous()
+impl<'a> Stack<'a> {
+    fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
+        let (dims, strides) = (layout.dims(), layout.stride());
+        let last = dims.len() - 2;
+        Ok(Self {
+            data: storage.as_slice::<f32>()?,
+            start: layout.start_offset(),
+            batch: dims[..last]
+                .iter()
+                .copied()
+                .zip(strides[..last].iter().copied())
+                .collect(),
+            shape: (dims[last], dims[last + 1]),
+            strides: (strides[last], strides[last + 1]),
+        })
     }
+
+    /// Matrix `index` in row-major order of the axes before it.
+    fn matrix(&self, mut index: usize) -> Result<ArrayView2<'a, f32>> {
+        let mut at = self.start;
+        for &(extent, stride) in self.batch.iter().rev() {
+            at += index % extent * stride;
+            index /= extent;
+        }
+        ArrayView2::from_shape(self.shape.strides(self.strides), &self.data[at..])
+            .map_err(|e| candle_core::Error::Msg(e.to_string()))
+    }
+}
+
+/// Products of stacked matrices: one on all threads, many shared among them.
+fn products(a: &Stack<'_>, b: &Stack<'_>, count: usize) -> Result<Vec<f32>> {
+    let ((m, k), (_, n)) = (a.shape, b.shape);
+    let mut out = vec![0.0f32; count * m * n];
+    if out.is_empty() {
+        return Ok(out);
+    }
+    let one = |threads, index: usize, out: &mut [f32]| -> Result<()> {
+        let out = ArrayViewMut2::from_shape((m, n), out)
+            .map_err(|e| candle_core::Error::Msg(e.to_string()))?;
+        gemm_with(threads, 1.0, a.matrix(index)?, b.matrix(index)?, 0.0, out)
+            .map_err(|e| candle_core::Error::Msg(e.to_string()))
+    };
+    if count == 1 {
+        one(Threads::All, 0, &mut out)?;
+    } else if count * m * n * k < PARALLEL_FROM {
+        for (index, out) in out.chunks_mut(m * n).enumerate() {
+            one(Threads::One, index, out)?;
+        }
+    } else {
+        out.par_chunks_mut(m * n)
+            .enumerate()
+            .try_for_each(|(index, out)| one(Threads::One, index, out))?;
+    }
+    Ok(out)
 }
 
 struct MatMul;
@@ -93,11 +143,15 @@ impl CustomOp2 for MatMul {
         s2: &CpuStorage,
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (a, b) = (l1.dims(), l2.dims());
-        let (batch, m, k, n) = (a[0], a[1], a[2], b[2]);
+        let (a, b) = (Stack::new(s1, l1)?, Stack::new(s2, l2)?);
+        let mut shape = l1.dims().to_vec();
+        let count = volume(&shape[..shape.len() - 2]);
+        if let Some(last) = shape.last_mut() {
+            *last = b.shape.1;
+        }
         Ok((
-            s1.matmul(s2, (batch, m, n, k), l1, l2)?,
-            Shape::from((batch, m, n)),
+            CpuStorage::F32(products(&a, &b, count)?),
+            Shape::from(shape),
         ))
     }
 
@@ -108,15 +162,14 @@ impl CustomOp2 for MatMul {
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad = usable(grad)?;
         let (pa, pb) = (a.detach(), b.detach());
         let da = a
             .track_op()
-            .then(|| grad.matmul(&usable(&pb.t()?)?))
+            .then(|| grad.apply_op2_no_bwd(&pb.t()?, &Self))
             .transpose()?;
         let db = b
             .track_op()
-            .then(|| usable(&pa.t()?)?.matmul(&grad))
+            .then(|| pa.t()?.apply_op2_no_bwd(grad, &Self))
             .transpose()?;
         Ok((da, db))
     }

@@ -7,7 +7,9 @@ mod binary;
 mod layer_norm;
 mod matmul;
 mod permute;
+mod simd;
 mod softmax;
+mod train;
 mod unary;
 mod window;
 
@@ -17,7 +19,9 @@ pub(crate) use binary::{BinaryOp, binary};
 pub(crate) use layer_norm::layer_norm;
 pub(crate) use matmul::matmul;
 pub(crate) use permute::permute;
+pub(crate) use simd::vectorized;
 pub(crate) use softmax::softmax_last;
+pub(crate) use train::{CoreOrder, TrainShape, train};
 pub(crate) use unary::{UnaryOp, unary};
 pub(crate) use window::{Pooling, Window, average_pool, im2col, max_pool};
 

@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::simd::{exp, vectorized};
 use super::{GRAIN, contiguous, plain, read};
 
 /// `softmax` over the last axis; rows of no finite element give NaN, as in ONNX Runtime.
@@ -33,12 +34,12 @@ impl CustomOp1 for Softmax {
             .with_min_len((GRAIN / n).max(1))
             .for_each(|(y, x)| {
                 let top = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let mut sum = 0.0;
-                for (y, &x) in y.iter_mut().zip(x) {
-                    *y = (x - top).exp();
-                    sum += *y;
-                }
-                let inverse = 1.0 / sum;
+                vectorized(|| {
+                    for (y, &x) in y.iter_mut().zip(x) {
+                        *y = exp(x - top);
+                    }
+                });
+                let inverse = 1.0 / y.iter().sum::<f32>();
                 y.iter_mut().for_each(|y| *y *= inverse);
             });
         Ok((CpuStorage::F32(y), layout.shape().clone()))

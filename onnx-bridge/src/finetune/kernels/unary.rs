@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::simd::{exp, vectorized};
 use super::{GRAIN, contiguous, plain, read};
 
 /// An element-wise function; the derivative sees the argument and the result.
@@ -40,6 +41,7 @@ pub(crate) enum UnaryOp {
 }
 
 /// The error function in f32, within 4e-7 of the exact one: the rational approximation that Eigen uses.
+#[inline(always)]
 fn erf(x: f32) -> f32 {
     const P: [f32; 7] = [
         -2.726_142_3e-10,
@@ -57,11 +59,16 @@ fn erf(x: f32) -> f32 {
         -7.373_329_3e-3,
         -1.426_473_9e-2,
     ];
-    let x = x.clamp(-4.0, 4.0);
+    let x = x.max(-4.0).min(4.0);
     let z = x * x;
-    let p = P.iter().fold(0.0, |acc, &c| acc * z + c);
-    let q = Q.iter().fold(0.0, |acc, &c| acc * z + c);
-    (x * p / q).clamp(-1.0, 1.0)
+    let (mut p, mut q) = (0.0, 0.0);
+    for c in P {
+        p = p * z + c;
+    }
+    for c in Q {
+        q = q * z + c;
+    }
+    (x * p / q).max(-1.0).min(1.0)
 }
 
 fn sigmoid(x: f32) -> f32 {
@@ -79,6 +86,7 @@ const INV_SQRT_TAU: f32 = 0.398_942_3;
 const GELU_TANH: f32 = 0.797_884_6;
 
 impl UnaryOp {
+    #[inline(always)]
     fn value(self, x: f32) -> f32 {
         match self {
             Self::Abs => x.abs(),
@@ -128,6 +136,7 @@ impl UnaryOp {
         }
     }
 
+    #[inline(always)]
     fn derivative(self, x: f32, y: f32) -> f32 {
         match self {
             Self::Abs => {
@@ -152,11 +161,9 @@ impl UnaryOp {
                     y + alpha
                 }
             }
-            Self::Erf => 2.0 * INV_SQRT_TAU * std::f32::consts::SQRT_2 * (-x * x).exp(),
+            Self::Erf => 2.0 * INV_SQRT_TAU * std::f32::consts::SQRT_2 * exp(-x * x),
             Self::Exp => y,
-            Self::Gelu => {
-                0.5 * (1.0 + erf(x * INV_SQRT_2)) + x * INV_SQRT_TAU * (-0.5 * x * x).exp()
-            }
+            Self::Gelu => 0.5 * (1.0 + erf(x * INV_SQRT_2)) + x * INV_SQRT_TAU * exp(-0.5 * x * x),
             Self::GeluTanh => {
                 let t = (GELU_TANH * (x + 0.044_715 * x * x * x)).tanh();
                 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * GELU_TANH * (1.0 + 0.134_145 * x * x)
@@ -219,6 +226,31 @@ impl UnaryOp {
     }
 }
 
+/// Runs `$loop` with `$op` being a constant where that lets it be a loop of vectors.
+macro_rules! specialized {
+    ($chosen:expr, $op:ident => $loop:expr) => {
+        match $chosen {
+            UnaryOp::Erf => {
+                let $op = UnaryOp::Erf;
+                vectorized(|| $loop)
+            }
+            UnaryOp::Gelu => {
+                let $op = UnaryOp::Gelu;
+                vectorized(|| $loop)
+            }
+            UnaryOp::Relu => {
+                let $op = UnaryOp::Relu;
+                vectorized(|| $loop)
+            }
+            UnaryOp::Pow(2.0) => {
+                let $op = UnaryOp::Pow(2.0);
+                vectorized(|| $loop)
+            }
+            $op => $loop,
+        }
+    };
+}
+
 /// Applies a function to every element.
 ///
 /// # Numerics
@@ -236,26 +268,36 @@ impl CustomOp1 for Unary {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = contiguous(storage, layout)?;
-        let op = self.0;
-        let y = x
-            .par_iter()
-            .with_min_len(GRAIN)
-            .map(|&v| op.value(v))
-            .collect();
+        let mut y = vec![0.0f32; x.len()];
+        y.par_chunks_mut(GRAIN)
+            .zip(x.par_chunks(GRAIN))
+            .for_each(|(y, x)| {
+                specialized!(self.0, op => {
+                    for (y, &x) in y.iter_mut().zip(x) {
+                        *y = op.value(x);
+                    }
+                });
+            });
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
     fn bwd(&self, arg: &Tensor, res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let op = self.0;
         let dx = read(arg, |x| {
             read(res, |y| {
                 read(grad, |g| {
-                    x.par_iter()
-                        .with_min_len(GRAIN)
-                        .zip(y)
-                        .zip(g)
-                        .map(|((&x, &y), &g)| g * op.derivative(x, y))
-                        .collect::<Vec<f32>>()
+                    let mut dx = vec![0.0f32; x.len()];
+                    dx.par_chunks_mut(GRAIN)
+                        .zip(x.par_chunks(GRAIN))
+                        .zip(y.par_chunks(GRAIN))
+                        .zip(g.par_chunks(GRAIN))
+                        .for_each(|(((dx, x), y), g)| {
+                            specialized!(self.0, op => {
+                                for (((d, &x), &y), &g) in dx.iter_mut().zip(x).zip(y).zip(g) {
+                                    *d = g * op.derivative(x, y);
+                                }
+                            });
+                        });
+                    dx
                 })
             })
         })???;

@@ -10,6 +10,7 @@ mod quant;
 mod reduce;
 mod shape;
 mod slice;
+mod train;
 mod window;
 
 use candle_core::Tensor;
@@ -181,10 +182,10 @@ pub(crate) fn one(tensor: Tensor) -> Outputs {
     Ok(vec![Value::Float(tensor)])
 }
 
-/// Looks up an operator of the standard domain; `None` where the interpreter lacks it.
+/// Looks up an operator of the standard domain, or one that fusing made; `None` where the interpreter lacks it.
 pub(crate) fn lookup(domain: &str, op_type: &str) -> Option<OpFn> {
     if !is_standard_domain(domain) {
-        return None;
+        return train::lookup(domain, op_type);
     }
     arithmetic::lookup(op_type)
         .or_else(|| logic::lookup(op_type))
@@ -200,3 +201,4 @@ pub(crate) fn lookup(domain: &str, op_type: &str) -> Option<OpFn> {
 }
 
 pub(crate) use cast::constant;
+pub(crate) use train::train_node;

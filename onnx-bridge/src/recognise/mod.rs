@@ -3,7 +3,11 @@
 //! Nothing but the graph is needed. An array is a chain `codes [- zero point] * scale` of standard operators, where the
 //! codes are an 8-bit initializer behind a `Cast`, or bit planes packed into bytes and unpacked by `Mul`, `Floor`, `Sub`.
 
-use std::collections::HashMap;
+mod blocks;
+
+use std::collections::{HashMap, HashSet};
+
+pub use blocks::{BlockExtent, BlockValues, Lookup, StoredBlocks, stored_blocks};
 
 use bytes::Bytes;
 use quant_core::{
@@ -139,11 +143,15 @@ fn unpack_plane(packed: &[u8], plane: &Plane, codes: &mut [u8]) {
 /// Every quantized array of a graph, in the order in which the graph decodes them.
 pub fn stored_arrays(graph: &GraphProto) -> Vec<StoredArray> {
     let reader = Reader::new(graph);
+    // The steps of a matrix of few levels are bytes times a unit, but no array of their own.
+    let blocks = stored_blocks(graph);
+    let taken: HashSet<&str> = blocks.iter().flat_map(StoredBlocks::initializers).collect();
     graph
         .node
         .iter()
         .filter(|n| n.op_type() == "Mul")
         .filter_map(|n| reader.array(n))
+        .filter(|a| !a.initializers().any(|i| taken.contains(i)))
         .collect()
 }
 

@@ -1,0 +1,60 @@
+//! Matrix trains as single nodes: no file has them, fusing puts them into a student's graph.
+
+use super::super::kernels::{self, CoreOrder, TrainShape};
+use super::super::value::volume;
+use super::{Call, OpError, OpFn, Outputs, one};
+use crate::proto::{self, NodeProto};
+
+/// The domain of operators that stand in no file.
+const DOMAIN: &str = "tnq.finetune";
+
+/// A node that gives `[B, M]` for `x [.., N]` and cores of the given shapes.
+pub(crate) fn train_node(
+    name: &str,
+    input: &str,
+    cores: &[&str],
+    output: &str,
+    shape: &TrainShape,
+) -> NodeProto {
+    let inputs: Vec<&str> = [input].into_iter().chain(cores.iter().copied()).collect();
+    let sizes: Vec<i64> = shape.cores.iter().flatten().map(|&n| n as i64).collect();
+    let backward = i64::from(shape.order == CoreOrder::Backward);
+    let attributes = vec![
+        proto::ints_attribute("cores", &sizes),
+        proto::int_attribute("backward", backward),
+    ];
+    let mut node = proto::node("Train", name, &inputs, output, attributes);
+    node.domain = Some(DOMAIN.into());
+    node
+}
+
+pub(super) fn lookup(domain: &str, op_type: &str) -> Option<OpFn> {
+    (domain == DOMAIN && op_type == "Train").then_some(train as OpFn)
+}
+
+fn train(call: &Call<'_>) -> Outputs {
+    let sizes = call.ints("cores").unwrap_or_default();
+    let shape = TrainShape {
+        cores: sizes
+            .chunks_exact(4)
+            .map(|c| [0, 1, 2, 3].map(|k| c[k] as usize))
+            .collect(),
+        order: match call.int("backward", 0) {
+            0 => CoreOrder::Forward,
+            _ => CoreOrder::Backward,
+        },
+    };
+    let columns: usize = shape.cores.iter().map(|c| c[2]).product();
+    let x = call.floats(0)?;
+    if columns == 0 || volume(x.dims()) % columns != 0 {
+        return Err(OpError::new(format!(
+            "expected rows of {columns}, found {:?}",
+            x.dims()
+        )));
+    }
+    let x = x.reshape((volume(x.dims()) / columns, columns))?;
+    let cores = (1..=shape.cores.len())
+        .map(|k| call.floats(k).cloned())
+        .collect::<Result<Vec<_>, _>>()?;
+    one(kernels::train(&x, &cores, &shape)?)
+}
