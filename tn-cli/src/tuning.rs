@@ -28,7 +28,7 @@ pub(crate) struct TuningArgs {
     /// Train for so many minutes instead of a number of steps; such a run does not repeat byte for byte
     #[arg(long, value_name = "MINUTES", conflicts_with = "steps")]
     pub(crate) minutes: Option<f64>,
-    /// Peak learning rate of AdamW over one cycle [default: 0.01; 0.001 for a planned model]
+    /// Peak learning rate of AdamW over one cycle [default: 0.01; 0.005 for dense matrices, 0.001 for a planned model]
     #[arg(long, value_name = "RATE")]
     pub(crate) lr: Option<f64>,
     /// Weight of the cross-entropy with the array `labels`, where the data has one; 0 leaves labels out [default: 0.5]

@@ -53,8 +53,8 @@ pub struct FinetuneConfig {
     pub batch: usize,
     /// Parts in which a batch is computed, one after the other, to save memory.
     pub accumulate: usize,
-    /// Peak learning rate of AdamW over one cycle; `None` chooses by the student: 1e-2 for trains and other networks of
-    /// small cores, 1e-3 for planned matrices of few levels, whose starting point is calibrated.
+    /// Peak learning rate of AdamW over one cycle; `None` chooses by the student: 1e-2 for trains and other products
+    /// of cores, 5e-3 for matrices, 1e-3 for planned matrices of few levels, whose starting point is calibrated.
     pub learning_rate: Option<f64>,
     /// Decoupled weight decay on weights.
     pub weight_decay: f64,

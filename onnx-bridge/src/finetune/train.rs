@@ -195,7 +195,8 @@ pub fn finetune(
         (config.batch, config.held_back, config.seed),
     )?;
     let (rate, float_part) = match trained.kind() {
-        Kind::Arrays => (1e-2, 0.4),
+        Kind::Cores => (1e-2, 0.4),
+        Kind::Matrices => (5e-3, 0.4),
         Kind::Blocks => (1e-3, 0.0),
     };
     let (quantized, floats) = trained.counts();

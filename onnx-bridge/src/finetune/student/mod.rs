@@ -39,8 +39,10 @@ pub(crate) struct Student {
 /// What weights are stored as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Cores, factors, plain matrices.
-    Arrays,
+    /// The cores and factors of products.
+    Cores,
+    /// Matrices as they are.
+    Matrices,
     /// Matrices of few levels in blocks, which a plan calibrates.
     Blocks,
 }
@@ -178,19 +180,16 @@ impl Student {
 
     /// What the weights are mostly stored as.
     pub(crate) fn kind(&self) -> Kind {
-        let mut counts = [0, 0];
-        for trainable in &self.trainables {
-            match trainable.source {
-                Source::Array(..) => counts[0] += trainable.parameters[0].values().len(),
-                Source::Blocks(..) => counts[1] += trainable.parameters[0].values().len(),
-                Source::Float => {}
-            }
-        }
-        if counts[1] > counts[0] {
-            Kind::Blocks
-        } else {
-            Kind::Arrays
-        }
+        let count = |kind| -> usize {
+            let of = |t: &&Trainable| t.kind() == Some(kind);
+            let lengths = self.trainables.iter().filter(of);
+            lengths.map(|t| t.parameters[0].values().len()).sum()
+        };
+        let kinds = [Kind::Cores, Kind::Matrices, Kind::Blocks];
+        kinds
+            .into_iter()
+            .max_by_key(|&k| count(k))
+            .unwrap_or(Kind::Cores)
     }
 
     /// How many quantized numbers, and how many plain ones, are trained.

@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor, Var};
 use tn_qat::{FakeQuant, Gradients, Parameter, ParameterKind, QatPhase, StepInit};
 
 use super::grid::GridQuant;
-use super::{Source, trouble};
+use super::{Kind, Source, trouble};
 use crate::error::Result;
 use crate::finetune::kernels::read;
 use crate::proto::{GraphProto, TensorProto};
@@ -129,6 +129,23 @@ impl Trainable {
             parameters: vec![parameter],
             source: Source::Float,
         })
+    }
+
+    /// What it is stored as; `None` for a plain float.
+    pub(super) fn kind(&self) -> Option<Kind> {
+        match &self.source {
+            Source::Array(..) => {
+                let part = self.value.rsplit('/').nth(1).unwrap_or_default();
+                let of_a_product = part.starts_with("core") || part.starts_with("factor");
+                Some(if of_a_product {
+                    Kind::Cores
+                } else {
+                    Kind::Matrices
+                })
+            }
+            Source::Blocks(..) => Some(Kind::Blocks),
+            Source::Float => None,
+        }
     }
 
     fn zero_points(&self) -> Option<&[f32]> {
