@@ -65,7 +65,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "{} bytes, predicted loss {:.4}, verified {:.4}, blocking {:?}, {:.1} s",
         planned.plan.bytes,
         planned.plan.predicted_loss.sqrt(),
-        planned.loss,
+        planned.verification.relative_l2,
         planned.blocking,
         start.elapsed().as_secs_f64()
     );

@@ -47,12 +47,16 @@ impl Pieces {
         let view = GraphView::new(&self.model);
         let named = infos.iter().map(|info| info.name.clone());
         let mut values: Values = named.zip(inputs.iter().cloned()).collect();
+        let cut = segment::Cut {
+            model: &self.model,
+            view: &view,
+            targets: &[],
+            stages: &self.cut,
+        };
         for s in 0..self.cut.segments().len() {
-            segment::run(
-                &self.model,
-                &view,
-                &self.cut,
+            cut.run(
                 s,
+                &segment::Operands::new(),
                 &segment::Overrides::new(),
                 &mut values,
             )?;

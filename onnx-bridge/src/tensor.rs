@@ -205,6 +205,21 @@ pub fn to_f32(tensor: &TensorProto) -> Option<Vec<f32>> {
     })
 }
 
+/// Some values of a `float32` tensor, in their order; `None` for every other type and for a range that leaves it.
+#[cfg(feature = "tract")]
+pub(crate) fn f32_range(tensor: &TensorProto, range: std::ops::Range<usize>) -> Option<Vec<f32>> {
+    if tensor.data_type() != DataType::Float as i32 {
+        return None;
+    }
+    match tensor.raw_data.as_ref() {
+        Some(raw) => {
+            let values = raw.as_chunks().0.get(range)?;
+            Some(values.iter().map(|b| f32::from_le_bytes(*b)).collect())
+        }
+        None => tensor.float_data.get(range).map(<[f32]>::to_vec),
+    }
+}
+
 /// The values of an `int64` or `int32` tensor; `None` for every other type.
 pub fn to_i64(tensor: &TensorProto) -> Option<Vec<i64>> {
     Some(

@@ -1,6 +1,6 @@
 //! Comparing a rewritten model with the original, by running both.
 
-use ndarray::{ArrayD, ArrayViewD, Axis};
+use ndarray::{ArrayD, ArrayView2, ArrayViewD, Axis, Slice};
 use serde::Serialize;
 use tn_formats::npy::NpyArray;
 
@@ -147,6 +147,9 @@ impl SplitMix {
 
 /// Runs both models on a data set, batch by batch, and compares their outputs.
 ///
+/// Where the data has a mask, positions that it switches off do not count in outputs `[sample, position, ..]`: an integer
+/// input `[sample, position]` of zeros and ones with "mask" in its name.
+///
 /// # Numerics
 /// Errors and norms are accumulated in `f64`. An output whose first axis is not the sample counts for the first sample of
 /// its batch.
@@ -157,22 +160,26 @@ impl SplitMix {
 pub fn verify(original: &Model, rewritten: &Model, data: &Dataset) -> Result<Verification> {
     let engines = [Engine::load(original)?, Engine::load(rewritten)?];
     let batch = engines[0].batch();
+    let mask = crate::calibrate::mask(original, data);
     let mut tally = Tally::default();
     for from in (0..data.len()).step_by(batch) {
         let range = from..(from + batch).min(data.len());
-        let count = range.len();
+        let samples: Vec<usize> = range.clone().collect();
         let before = engines[0].run_samples(data, range.clone())?;
-        let after = engines[1].run_samples(data, range)?;
-        if before.len() != after.len() {
-            return Err(Error::Outputs {
-                output: "*".into(),
-                expected: format!("{} outputs", before.len()),
-                found: format!("{} outputs", after.len()),
-            });
-        }
-        tally.batch(&engines[0], [&before, &after], from, count, data.labels())?;
+        let after = engines[1].run_samples(data, range.clone())?;
+        let mask = mask
+            .as_ref()
+            .map(|m| m.slice_axis(Axis(0), Slice::from(range)));
+        let compared = Compared {
+            names: engines[0].outputs(),
+            outputs: [&before, &after],
+            samples: &samples,
+            size: samples.len(),
+            mask,
+        };
+        tally.add(&compared, data.labels())?;
     }
-    Ok(tally.finish(data.len(), Synthesized::No))
+    Ok(tally.finish(Synthesized::No))
 }
 
 /// As [`verify`], on inputs made up by [`synthesize`].
@@ -192,8 +199,25 @@ pub fn verify_synthesized(
     })
 }
 
+/// The outputs of two models for one batch.
+#[derive(Debug)]
+pub(crate) struct Compared<'a> {
+    /// The outputs' names.
+    pub(crate) names: &'a [String],
+    /// Their values before and after, in the order of the names.
+    pub(crate) outputs: [&'a [NpyArray]; 2],
+    /// Which samples of the data stand in the batch.
+    pub(crate) samples: &'a [usize],
+    /// The rows of an output whose first axis is the sample; those behind the samples only fill the batch.
+    pub(crate) size: usize,
+    /// The positions that count.
+    pub(crate) mask: Option<ArrayView2<'a, bool>>,
+}
+
+/// Sums over batches.
 #[derive(Debug, Default)]
-struct Tally {
+pub(crate) struct Tally {
+    samples: usize,
     error: f64,
     norm: f64,
     cosines: f64,
@@ -205,27 +229,28 @@ struct Tally {
 }
 
 impl Tally {
-    fn batch(
-        &mut self,
-        engine: &Engine,
-        outputs: [&[NpyArray]; 2],
-        from: usize,
-        count: usize,
-        labels: Option<&[i64]>,
-    ) -> Result<()> {
+    /// Takes in a batch.
+    pub(crate) fn add(&mut self, batch: &Compared<'_>, labels: Option<&[i64]>) -> Result<()> {
+        let [before, after] = batch.outputs;
+        let wrong = |output: &str, expected: String, found: String| Error::Outputs {
+            output: output.to_string(),
+            expected,
+            found,
+        };
+        if before.len() != after.len() {
+            let [expected, found] = [before, after].map(|o| format!("{} outputs", o.len()));
+            return Err(wrong("*", expected, found));
+        }
+        let count = batch.samples.len();
+        if count == 0 {
+            return Ok(());
+        }
         let mut samples = vec![[0.0f64; 4]; count];
         let mut classes = None;
-        for (name, (before, after)) in engine
-            .outputs()
-            .iter()
-            .zip(outputs[0].iter().zip(outputs[1]))
-        {
+        for (name, (before, after)) in batch.names.iter().zip(before.iter().zip(after)) {
             if before.shape() != after.shape() {
-                return Err(Error::Outputs {
-                    output: name.clone(),
-                    expected: format!("{:?}", before.shape()),
-                    found: format!("{:?}", after.shape()),
-                });
+                let [expected, found] = [before, after].map(|o| format!("{:?}", o.shape()));
+                return Err(wrong(name, expected, found));
             }
             if !matches!(
                 before,
@@ -234,22 +259,32 @@ impl Tally {
                 continue;
             }
             let (before, after) = (before.to_f32(), after.to_f32());
-            if before.shape().first() != Some(&count) {
+            if before.shape().first() != Some(&batch.size) {
                 add(&mut samples[0], before.view(), after.view());
                 continue;
             }
+            let mask = batch
+                .mask
+                .filter(|m| before.ndim() > 2 && before.shape()[1] == m.ncols());
             for (i, sums) in samples.iter_mut().enumerate() {
-                add(
-                    sums,
-                    before.index_axis(Axis(0), i),
-                    after.index_axis(Axis(0), i),
-                );
+                let [before, after] = [&before, &after].map(|a| a.index_axis(Axis(0), i));
+                match &mask {
+                    Some(mask) => {
+                        for (p, _) in mask.row(i).iter().enumerate().filter(|(_, on)| **on) {
+                            let [before, after] =
+                                [&before, &after].map(|a| a.index_axis(Axis(0), p));
+                            add(sums, before, after);
+                        }
+                    }
+                    None => add(sums, before, after),
+                }
             }
             let is_first = classes.is_none();
             if is_first && before.ndim() == 2 && before.shape()[1] > 1 {
                 classes = Some([before, after]);
             }
         }
+        self.samples += count;
         for (i, [error, norm, other, dot]) in samples.into_iter().enumerate() {
             self.error += error;
             self.norm += norm;
@@ -260,7 +295,7 @@ impl Tally {
             };
             let relative = ratio(error, norm);
             if relative > self.worst.1 || relative.is_nan() {
-                self.worst = (from + i, relative);
+                self.worst = (batch.samples[i], relative);
             }
         }
         let Some(classes) = classes else {
@@ -270,7 +305,7 @@ impl Tally {
             let [before, after] = [0, 1].map(|k| largest(classes[k].index_axis(Axis(0), i)));
             self.classified += 1;
             self.agreed += usize::from(before == after);
-            if let Some(&label) = labels.and_then(|l| l.get(from + i)) {
+            if let Some(&label) = labels.and_then(|l| l.get(batch.samples[i])) {
                 self.labelled += 1;
                 self.right[0] += usize::from(before as i64 == label);
                 self.right[1] += usize::from(after as i64 == label);
@@ -279,13 +314,15 @@ impl Tally {
         Ok(())
     }
 
-    fn finish(&self, samples: usize, synthesized: Synthesized) -> Verification {
+    /// What the sums say.
+    pub(crate) fn finish(&self, synthesized: Synthesized) -> Verification {
+        let samples = self.samples;
         let share = |part: usize, of: usize| (of > 0).then(|| part as f64 / of as f64);
         Verification {
             samples,
             synthesized,
             relative_l2: ratio(self.error, self.norm),
-            cosine: self.cosines / samples as f64,
+            cosine: self.cosines / samples.max(1) as f64,
             top1_agreement: share(self.agreed, self.classified),
             accuracy_before: share(self.right[0], self.labelled),
             accuracy_after: share(self.right[1], self.labelled),

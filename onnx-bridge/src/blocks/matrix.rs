@@ -140,16 +140,20 @@ impl BlockMatrix {
 
     /// The matrix itself, row-major, as the emitted operators compute it: to the bit, where they compute in `f32`.
     pub fn dequantize(&self) -> Vec<f32> {
+        let mut values = Vec::with_capacity(self.codes.len());
+        (0..self.rows).for_each(|row| self.dequantize_row(row, &mut values));
+        values
+    }
+
+    /// Appends one row of what [`BlockMatrix::dequantize`] gives; nothing for a row that is not there.
+    pub(crate) fn dequantize_row(&self, row: usize, values: &mut Vec<f32>) {
         let blocks = self.format.blocks(self.cols);
         let zero = self.format.levels.zero();
-        let mut values = Vec::with_capacity(self.codes.len());
-        for (row, codes) in self.codes.chunks(self.cols.max(1)).enumerate() {
-            for (b, block) in codes.chunks(self.format.block).enumerate() {
-                let scale = self.scale(self.steps[row * blocks + b]);
-                values.extend(block.iter().map(|&c| (f32::from(c) - zero) * scale));
-            }
+        let codes = self.codes.chunks(self.cols.max(1)).nth(row).unwrap_or(&[]);
+        for (b, block) in codes.chunks(self.format.block).enumerate() {
+            let scale = self.scale(self.steps[row * blocks + b]);
+            values.extend(block.iter().map(|&c| (f32::from(c) - zero) * scale));
         }
-        values
     }
 
     /// The codes and steps with rows and columns exchanged: `[cols, rows]` and `[blocks, rows]`.

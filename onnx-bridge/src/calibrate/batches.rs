@@ -18,6 +18,8 @@ pub(crate) type Values = std::collections::BTreeMap<String, NpyArray>;
 #[derive(Debug, Clone)]
 pub(crate) struct Batch {
     pub(crate) inputs: Values,
+    /// Which samples of the data it holds; what stands behind them only fills a batch of fixed size.
+    pub(crate) samples: Vec<usize>,
     mask: Option<Array2<bool>>,
 }
 
@@ -45,6 +47,7 @@ impl Batch {
             if fixed.is_some() && rows.len() < size && !batches.is_empty() {
                 break;
             }
+            let samples = rows.to_vec();
             let mut rows = rows.to_vec();
             while fixed.is_some() && rows.len() < size {
                 rows.push(rows[rows.len() - 1]);
@@ -78,9 +81,18 @@ impl Batch {
                     None => kept,
                 }
             });
-            batches.push(Self { inputs, mask });
+            batches.push(Self {
+                inputs,
+                samples,
+                mask,
+            });
         }
         Ok(batches)
+    }
+
+    /// The positions that count, where the data says which do.
+    pub(crate) fn mask(&self) -> Option<ArrayView2<'_, bool>> {
+        self.mask.as_ref().map(|mask| mask.view())
     }
 
     /// The rows of a value that count, as a matrix over its last axis; a value with one axis is one row.
@@ -109,6 +121,14 @@ impl Batch {
             _ => matrix,
         }
     }
+}
+
+/// The positions of every sample that count, where the data says which do.
+pub(crate) fn mask(model: &Model, data: &Dataset) -> Option<Array2<bool>> {
+    let inputs = model_inputs(model).into_iter();
+    inputs
+        .filter_map(|info| Some((data.input(&info.name).ok()?, info.name)))
+        .find_map(|(array, name)| mask_of(&name, array))
 }
 
 fn mask_of(name: &str, array: &NpyArray) -> Option<Array2<bool>> {

@@ -2,15 +2,17 @@
 
 mod batches;
 mod moments;
+mod native;
 pub(crate) mod segment;
 mod sensitivity;
 mod stage;
 mod target;
 
-pub(crate) use batches::{Batch, Values};
+pub(crate) use batches::{Batch, Values, mask};
 pub use moments::Moments;
-pub(crate) use moments::{Centre, Drift, outer};
+pub(crate) use moments::Centre;
+pub(crate) use native::Operand;
 pub use sensitivity::Sensitivity;
-pub(crate) use sensitivity::{measure, square_sums};
+pub(crate) use sensitivity::measure;
 pub(crate) use stage::Stages;
 pub use target::{Target, TargetKind};

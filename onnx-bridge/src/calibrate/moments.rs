@@ -1,54 +1,74 @@
-//! Second moments of what a layer is given: in the original, in the network as compressed so far, and between the two.
+//! Second moments of what a layer is given, and what its weight would have to make up for.
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
 
-/// Sums over all rows of a layer's inputs. `x` is what the original gives, `y` what the compressed network gives.
+/// Sums over all rows of a layer's inputs. `x` is what the original gives, `y` what the compressed network gives, `d` what
+/// the layer's result lacks of the original's when the original weight runs on `y`.
 #[derive(Debug, Clone)]
 pub struct Moments {
     count: f64,
-    /// `sum y yᵀ`
+    /// `sum y yᵀ`, `[K, K]`.
     own: Array2<f64>,
-    /// `sum x yᵀ`
-    cross: Array2<f64>,
-    mean_x: Array1<f64>,
-    mean_y: Array1<f64>,
+    /// `sum d yᵀ`, `[M, K]`; nothing where both networks are one.
+    missing: Option<Array2<f64>>,
+    sum_x: Array1<f64>,
+    sum_y: Array1<f64>,
+    sum_d: Array1<f64>,
 }
 
 impl Moments {
     /// Nothing seen, of `K` inputs.
     pub fn new(k: usize) -> Self {
-        let square = Array2::zeros((k, k));
         Self {
             count: 0.0,
-            own: square.clone(),
-            cross: square,
-            mean_x: Array1::zeros(k),
-            mean_y: Array1::zeros(k),
+            own: Array2::zeros((k, k)),
+            missing: None,
+            sum_x: Array1::zeros(k),
+            sum_y: Array1::zeros(k),
+            sum_d: Array1::zeros(0),
         }
     }
 
-    /// Takes in rows that both networks give.
+    /// Takes in rows of the original.
     ///
     /// # Shapes
-    /// Both `[rows, K]`.
+    /// `[rows, K]`.
     ///
     /// # Numerics
     /// Products in f32 over the rows of one call, sums over the calls in f64.
-    pub fn add(&mut self, x: ArrayView2<'_, f32>, y: ArrayView2<'_, f32>) {
+    pub fn add(&mut self, x: ArrayView2<'_, f32>) {
         self.count += x.nrows() as f64;
-        self.own += &product(y, y);
-        self.cross += &product(x, y);
-        self.mean_x += &column_sums(x);
-        self.mean_y += &column_sums(y);
+        add_product(&mut self.own, x, x);
+        let sums = column_sums(x);
+        self.sum_x += &sums;
+        self.sum_y += &sums;
     }
 
-    /// Joins what two calls saw, the other's after this one's.
-    pub fn merge(&mut self, other: &Self) {
-        self.count += other.count;
-        self.own += &other.own;
-        self.cross += &other.cross;
-        self.mean_x += &other.mean_x;
-        self.mean_y += &other.mean_y;
+    /// Takes in rows of both networks and what the layer's result lacks for them.
+    ///
+    /// # Shapes
+    /// `x`, `y`: `[rows, K]`; `d`: `[rows, M]`.
+    ///
+    /// # Numerics
+    /// As [`Moments::add`].
+    pub fn add_pair(
+        &mut self,
+        x: ArrayView2<'_, f32>,
+        y: ArrayView2<'_, f32>,
+        d: ArrayView2<'_, f32>,
+    ) {
+        self.count += y.nrows() as f64;
+        add_product(&mut self.own, y, y);
+        let missing = self
+            .missing
+            .get_or_insert_with(|| Array2::zeros((d.ncols(), y.ncols())));
+        add_product(missing, d, y);
+        self.sum_x += &column_sums(x);
+        self.sum_y += &column_sums(y);
+        if self.sum_d.is_empty() {
+            self.sum_d = Array1::zeros(d.ncols());
+        }
+        self.sum_d += &column_sums(d);
     }
 
     /// Rows seen.
@@ -56,28 +76,37 @@ impl Moments {
         self.count
     }
 
-    /// The means of `x` and `y`, or zeros where the layer has no bias that could take them up.
-    pub(crate) fn means(&self, centre: Centre) -> [Array1<f64>; 2] {
+    /// The means of `x` and `y`.
+    pub(crate) fn means(&self) -> [Array1<f64>; 2] {
         let n = self.count.max(1.0);
-        match centre {
-            Centre::Mean => [&self.mean_x / n, &self.mean_y / n],
-            Centre::Zero => [
-                Array1::zeros(self.mean_x.len()),
-                Array1::zeros(self.mean_y.len()),
-            ],
+        [&self.sum_x / n, &self.sum_y / n]
+    }
+
+    /// `E[d]`; empty where both networks are one.
+    pub(crate) fn mean_missing(&self) -> Array1<f64> {
+        &self.sum_d / self.count.max(1.0)
+    }
+
+    /// `E[(y - m)(y - m)ᵀ]`, taken out: the sums are gone afterwards.
+    pub(crate) fn take_own(&mut self, centre: Centre) -> Array2<f64> {
+        let mut own = std::mem::take(&mut self.own);
+        own /= self.count.max(1.0);
+        if centre == Centre::Mean {
+            let [_, y] = self.means();
+            subtract_outer(&mut own, y.view(), y.view());
         }
+        own
     }
 
-    /// `E[(y - m)(y - m)ᵀ]`.
-    pub(crate) fn own(&self, centre: Centre) -> Array2<f64> {
-        let [_, y] = self.means(centre);
-        &self.own / self.count.max(1.0) - outer(y.view(), y.view())
-    }
-
-    /// `E[(x - m)(y - m)ᵀ]`.
-    pub(crate) fn cross(&self, centre: Centre) -> Array2<f64> {
-        let [x, y] = self.means(centre);
-        &self.cross / self.count.max(1.0) - outer(x.view(), y.view())
+    /// `E[(d - E d)(y - m)ᵀ]`, taken out; `None` where both networks are one.
+    pub(crate) fn take_missing(&mut self, centre: Centre) -> Option<Array2<f64>> {
+        let mut missing = self.missing.take()?;
+        missing /= self.count.max(1.0);
+        if centre == Centre::Mean {
+            let [_, y] = self.means();
+            subtract_outer(&mut missing, self.mean_missing().view(), y.view());
+        }
+        Some(missing)
     }
 }
 
@@ -90,34 +119,11 @@ pub(crate) enum Centre {
     Zero,
 }
 
-/// `sum (r - r~) yᵀ` and `sum (r - r~)` of what is added to a layer's result in both networks.
-#[derive(Debug, Clone)]
-pub(crate) struct Drift {
-    pub(crate) cross: Array2<f64>,
-    pub(crate) sum: Array1<f64>,
-}
-
-impl Drift {
-    pub(crate) fn new(m: usize, k: usize) -> Self {
-        Self {
-            cross: Array2::zeros((m, k)),
-            sum: Array1::zeros(m),
-        }
+/// `sum += aᵀ b`; a product of matrices that do not fit is zero.
+fn add_product(sum: &mut Array2<f64>, a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>) {
+    if let Ok(product) = tn_formats::linalg::matmul(a.t(), b) {
+        sum.zip_mut_with(&product, |s, p| *s += f64::from(*p));
     }
-
-    pub(crate) fn add(&mut self, difference: ArrayView2<'_, f32>, y: ArrayView2<'_, f32>) {
-        self.cross += &product(difference, y);
-        self.sum += &column_sums(difference);
-    }
-}
-
-/// `aᵀ b`; a product of matrices that do not fit is zero.
-fn product(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>) -> Array2<f64> {
-    let product = tn_formats::linalg::matmul(a.t(), b);
-    product.map_or_else(
-        |_| Array2::zeros((a.ncols(), b.ncols())),
-        |p| p.mapv(f64::from),
-    )
 }
 
 fn column_sums(a: ArrayView2<'_, f32>) -> Array1<f64> {
@@ -130,6 +136,8 @@ fn column_sums(a: ArrayView2<'_, f32>) -> Array1<f64> {
     sums
 }
 
-pub(crate) fn outer(a: ArrayView1<'_, f64>, b: ArrayView1<'_, f64>) -> Array2<f64> {
-    Array2::from_shape_fn((a.len(), b.len()), |(i, j)| a[i] * b[j])
+fn subtract_outer(from: &mut Array2<f64>, a: ArrayView1<'_, f64>, b: ArrayView1<'_, f64>) {
+    for (mut row, a) in from.axis_iter_mut(Axis(0)).zip(a) {
+        row.scaled_add(-a, &b);
+    }
 }

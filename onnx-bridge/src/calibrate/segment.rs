@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use tn_formats::npy::NpyArray;
 
 use super::batches::Values;
+use super::native::{self, Operand};
 use super::stage::Stages;
+use super::target::Target;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -19,45 +21,148 @@ const SHAPE_ELEMENTS: usize = 64;
 /// Values that replace what the graph computes from its own weights.
 pub(crate) type Overrides = BTreeMap<String, TensorProto>;
 
-/// Runs the given nodes on the values of one batch and puts in what later segments read, or what `wanted` asks for.
-pub(crate) fn run(
-    model: &Model,
-    view: &GraphView<'_>,
-    stages: &Stages,
-    s: usize,
-    overrides: &Overrides,
-    values: &mut Values,
-) -> Result<()> {
-    let nodes = &stages.segments()[s];
-    let mut outputs = Vec::new();
-    for &n in nodes {
-        let made = view
-            .node(n)
-            .output
-            .iter()
-            .filter(|v| !v.is_empty() && stages.is_needed_after(v, s));
-        outputs.extend(made.cloned());
+/// What stands in the weights' places, by their index.
+pub(crate) type Operands<'a> = BTreeMap<usize, Operand<'a>>;
+
+/// A graph cut at its weights.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cut<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) view: &'a GraphView<'a>,
+    pub(crate) targets: &'a [Target],
+    pub(crate) stages: &'a Stages,
+}
+
+/// The nodes of one segment loaded for the shapes of one batch.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    engine: Engine,
+    fed: Vec<String>,
+    outputs: Vec<String>,
+}
+
+impl Cut<'_> {
+    /// The weights as they are that segment `s` runs first.
+    pub(crate) fn originals(&self, s: usize) -> Result<Operands<'_>> {
+        let own = self.stages.uses(s).iter().map(|&(t, _)| {
+            let operand = Operand::original(self.view, &self.targets[t])?;
+            Ok((t, operand))
+        });
+        own.collect()
     }
-    if !outputs.is_empty() {
-        let (engine, fed) = load(model, view, stages, nodes, overrides, values, &outputs)?;
+
+    /// Runs segment `s` on the values of one batch; afterwards they hold what later segments read and nothing else.
+    pub(crate) fn run(
+        &self,
+        s: usize,
+        operands: &Operands<'_>,
+        overrides: &Overrides,
+        values: &mut Values,
+    ) -> Result<()> {
+        self.run_uses(s, operands, overrides, values)?;
+        let loaded = self.load(s, overrides, values)?;
+        self.run_rest(s, loaded.as_ref(), values)
+    }
+
+    /// The operators of weights that segment `s` runs first.
+    pub(crate) fn run_uses(
+        &self,
+        s: usize,
+        operands: &Operands<'_>,
+        overrides: &Overrides,
+        values: &mut Values,
+    ) -> Result<()> {
+        for &(t, nth) in self.stages.uses(s) {
+            let (target, operand) = (&self.targets[t], &operands[&t]);
+            let node = target.nodes()[nth];
+            let output = self.view.node(node).output[0].clone();
+            let made = native::run(self.view, target, nth, operand, overrides, values);
+            let made = match made {
+                Some(made) => NpyArray::F32(made),
+                None => self.run_one(node, target, operand, overrides, values, &output)?,
+            };
+            values.insert(output, made);
+        }
+        Ok(())
+    }
+
+    /// One operator of a weight, in the engine.
+    fn run_one(
+        &self,
+        node: usize,
+        target: &Target,
+        operand: &Operand<'_>,
+        overrides: &Overrides,
+        values: &Values,
+        output: &String,
+    ) -> Result<NpyArray> {
+        let mut overrides = overrides.clone();
+        overrides.extend(
+            operand
+                .whole(target)
+                .map(|whole| (target.value().to_string(), whole)),
+        );
+        let outputs = std::slice::from_ref(output);
+        let (engine, fed) = load(self, &[node], &overrides, values, outputs)?;
         let inputs: Vec<NpyArray> = fed.iter().map(|v| values[v].clone()).collect();
-        let results = engine.run(&inputs)?;
-        values.extend(outputs.into_iter().zip(results));
+        engine.run(&inputs)?.pop().ok_or_else(|| Error::UndefinedValue {
+            place: "calibration".into(),
+            field: "output",
+            value: output.clone(),
+        })
     }
-    values.retain(|name, _| stages.is_needed_after(name, s));
-    Ok(())
+
+    /// The other nodes of segment `s`, for values of just these shapes; `None` where nothing of them is read.
+    pub(crate) fn load(
+        &self,
+        s: usize,
+        overrides: &Overrides,
+        values: &Values,
+    ) -> Result<Option<Loaded>> {
+        let nodes = &self.stages.segments()[s];
+        let made = nodes.iter().flat_map(|&n| &self.view.node(n).output);
+        let outputs: Vec<String> = made
+            .filter(|v| !v.is_empty() && self.stages.is_needed_after(v, s))
+            .cloned()
+            .collect();
+        if outputs.is_empty() {
+            return Ok(None);
+        }
+        let (engine, fed) = load(self, nodes, overrides, values, &outputs)?;
+        Ok(Some(Loaded {
+            engine,
+            fed,
+            outputs,
+        }))
+    }
+
+    /// What [`Cut::run`] does after [`Cut::run_uses`].
+    pub(crate) fn run_rest(
+        &self,
+        s: usize,
+        loaded: Option<&Loaded>,
+        values: &mut Values,
+    ) -> Result<()> {
+        if let Some(loaded) = loaded {
+            let inputs: Vec<NpyArray> = loaded.fed.iter().map(|v| values[v].clone()).collect();
+            let results = loaded.engine.run(&inputs)?;
+            drop(inputs);
+            values.extend(loaded.outputs.iter().cloned().zip(results));
+        }
+        values.retain(|name, _| self.stages.is_needed_after(name, s));
+        Ok(())
+    }
 }
 
 /// A model of the given nodes that makes the outputs from values; and the values that it is fed, in order.
-pub(crate) fn load(
-    model: &Model,
-    view: &GraphView<'_>,
-    stages: &Stages,
+fn load(
+    cut: &Cut<'_>,
     nodes: &[usize],
     overrides: &Overrides,
     values: &Values,
     outputs: &[String],
 ) -> Result<(Engine, Vec<String>)> {
+    let (model, view, stages) = (cut.model, cut.view, cut.stages);
     let mut kept: BTreeSet<usize> = nodes.iter().copied().collect();
     let mut constants: BTreeMap<String, TensorProto> = BTreeMap::new();
     let mut fed = BTreeSet::new();

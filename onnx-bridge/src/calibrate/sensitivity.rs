@@ -1,17 +1,14 @@
 //! How the model's output moves per unit of a weight's error.
 
-use ndarray::{Array2, ArrayD};
+use ndarray::{Array2, ArrayD, ArrayView2, Axis};
 use rayon::prelude::*;
 use tn_formats::npy::NpyArray;
 
 use super::batches::{Batch, Values};
-use super::segment::{floats, typed};
-use super::target::{Target, TargetKind};
-use crate::engine::Engine;
+use super::native;
+use super::segment::{Cut, Loaded, Overrides};
+use super::target::TargetKind;
 use crate::error::Result;
-use crate::model::Model;
-use crate::proto::{self, GraphProto, ValueInfoProto};
-use crate::view::GraphView;
 
 /// One weight's part in what the model loses.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,9 +17,13 @@ pub struct Sensitivity {
     pub gain: f64,
 }
 
+/// The error that rounding makes of a weight, or of the rows of a table that are looked up.
+pub(crate) type RoundingError<'a> = dyn Fn(usize, Array2<f32>) -> Result<Array2<f32>> + Sync + 'a;
+
 /// Measures every weight's sensitivity: its result gets the error that rounding the weight makes, all other weights stay.
 ///
-/// One model is loaded in which every weight's result has an added input; a run per weight sets that input alone.
+/// The original runs segment by segment; where a weight's operator has run, the rest of the network runs once more from
+/// the values with the error added.
 ///
 /// # Numerics
 /// The outputs' rows that count are compared; sums in f64.
@@ -30,82 +31,132 @@ pub struct Sensitivity {
 /// # Errors
 /// Those of the engine.
 pub(crate) fn measure(
-    model: &Model,
-    view: &GraphView<'_>,
-    targets: &[Target],
+    cut: &Cut<'_>,
     batch: &Batch,
-    rounding: &(dyn Fn(&Target) -> Result<Array2<f32>> + Sync),
+    rounding: &RoundingError<'_>,
 ) -> Result<Vec<Sensitivity>> {
-    let reads: Vec<String> = targets.iter().map(|t| read_by(view, t)).collect();
-    let taps = tapped(model, view, targets, &reads, batch)?;
-    let mut noise_inputs = Values::new();
-    let mut noises: Vec<ArrayD<f32>> = Vec::with_capacity(targets.len());
-    for (t, target) in targets.iter().enumerate() {
-        let result = floats(&taps, &result_of(view, target))?;
-        let error = rounding(target)?;
-        let rows = match target.kind() {
-            TargetKind::Dense(layers) => {
-                let x = floats(&taps, &reads[t])?;
-                let x = if layers[0].is_input_transposed() {
-                    x.reversed_axes()
-                } else {
-                    x
-                };
-                let k = x.shape().last().copied().unwrap_or(1).max(1);
-                let flat: Vec<f32> = x.iter().copied().collect();
-                let x = Array2::from_shape_vec((flat.len() / k, k), flat)
-                    .unwrap_or_else(|_| Array2::zeros((0, k)));
-                x.dot(&error.t())
-            }
-            TargetKind::Table(_) => {
-                let indices = floats(&taps, &reads[t])?;
-                let count = error.nrows() as i64;
-                let row = |v: &f32| (*v as i64).rem_euclid(count.max(1)) as usize;
-                let rows: Vec<usize> = indices.iter().map(row).collect();
-                error.select(ndarray::Axis(0), &rows)
-            }
-        };
-        // The mean of an error is taken up by the layer's bias, so it is no part of what is measured.
-        let mut rows = rows;
-        if matches!(target.kind(), TargetKind::Dense(layers) if layers[0].bias().is_some())
-            && let Some(mean) = rows.mean_axis(ndarray::Axis(0))
-        {
-            rows -= &mean;
-        }
-        let flat: Vec<f32> = rows.iter().copied().collect();
-        let noise = ArrayD::from_shape_vec(result.shape(), flat)
-            .unwrap_or_else(|_| ArrayD::zeros(result.shape()));
-        noise_inputs.insert(noise_name(t), NpyArray::F32(ArrayD::zeros(result.shape())));
-        noises.push(noise);
+    let none = Overrides::new();
+    let count = cut.stages.segments().len();
+    let mut loaded: Vec<Option<Loaded>> = Vec::with_capacity(count);
+    let mut values = batch.inputs.clone();
+    for s in 0..count {
+        cut.run_uses(s, &cut.originals(s)?, &none, &mut values)?;
+        loaded.push(cut.load(s, &none, &values)?);
+        cut.run_rest(s, loaded[s].as_ref(), &mut values)?;
     }
-    let engine = noisy(model, view, targets, batch, &noise_inputs)?;
-    let names: Vec<String> = engine.inputs().iter().map(|i| i.name.clone()).collect();
-    let run = |only: Option<usize>| -> Result<Vec<NpyArray>> {
-        let inputs = names.iter().map(|name| {
-            let own = only
-                .filter(|&t| *name == noise_name(t))
-                .map(|t| NpyArray::F32(noises[t].clone()));
-            own.or_else(|| {
-                noise_inputs
-                    .get(name)
-                    .or_else(|| batch.inputs.get(name))
-                    .cloned()
-            })
-            .unwrap_or_else(|| NpyArray::F32(ArrayD::zeros(vec![0])))
-        });
-        engine.run(&inputs.collect::<Vec<_>>())
+    let still = outputs(cut, &values);
+    let rest = |s: usize, mut values: Values| -> Result<f64> {
+        cut.run_rest(s, loaded[s].as_ref(), &mut values)?;
+        for s in s + 1..count {
+            cut.run_uses(s, &cut.originals(s)?, &none, &mut values)?;
+            cut.run_rest(s, loaded[s].as_ref(), &mut values)?;
+        }
+        Ok(relative_loss(batch, &still, &outputs(cut, &values)))
     };
-    let still = run(None)?;
-    let measured = (0..targets.len()).into_par_iter().map(|t| {
-        let loss = relative_loss(batch, &still, &run(Some(t))?);
-        let rows = batch.rows(&noises[t]);
-        let energy =
-            rows.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / rows.nrows().max(1) as f64;
-        Ok(Sensitivity {
-            gain: if energy > 0.0 { loss / energy } else { 0.0 },
-        })
-    });
-    measured.collect()
+    let mut measured = vec![Sensitivity { gain: 0.0 }; cut.targets.len()];
+    let mut values = batch.inputs.clone();
+    for s in 0..count {
+        let read = values.clone();
+        cut.run_uses(s, &cut.originals(s)?, &none, &mut values)?;
+        let firsts: Vec<usize> = cut
+            .stages
+            .uses(s)
+            .iter()
+            .filter(|(_, nth)| *nth == 0)
+            .map(|&(t, _)| t)
+            .collect();
+        let gains = firsts.par_iter().map(|&t| {
+            let output = &cut.view.node(cut.targets[t].nodes()[0]).output[0];
+            let Some(NpyArray::F32(result)) = values.get(output) else {
+                return Ok(0.0);
+            };
+            let Some(noise) = noise(cut, t, &read, rounding)? else {
+                return Ok(0.0);
+            };
+            let flat: Vec<f32> = noise.iter().copied().collect();
+            let Ok(noise) = ArrayD::from_shape_vec(result.shape(), flat) else {
+                return Ok(0.0);
+            };
+            let rows = batch.rows(&noise);
+            let energy = rows.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>()
+                / rows.nrows().max(1) as f64;
+            let mut moved = values.clone();
+            moved.insert(output.clone(), NpyArray::F32(result + &noise));
+            let loss = rest(s, moved)?;
+            Ok(if energy > 0.0 { loss / energy } else { 0.0 })
+        });
+        let gains: Vec<f64> = gains.collect::<Result<_>>()?;
+        for (&t, gain) in firsts.iter().zip(gains) {
+            measured[t] = Sensitivity { gain };
+        }
+        cut.run_rest(s, loaded[s].as_ref(), &mut values)?;
+    }
+    Ok(measured)
+}
+
+/// What the weight's error makes of its first operator's inputs, a row for each row of the result; `None` where the
+/// operator's inputs are not at hand.
+fn noise(
+    cut: &Cut<'_>,
+    t: usize,
+    values: &Values,
+    rounding: &RoundingError<'_>,
+) -> Result<Option<Array2<f32>>> {
+    let target = &cut.targets[t];
+    let original = native::Operand::original(cut.view, target)?;
+    let layer = match target.kind() {
+        TargetKind::Table(nodes) => {
+            let Some((rows, _)) = native::looked_up(cut.view, target, nodes[0], values) else {
+                return Ok(None);
+            };
+            let mut distinct = rows.clone();
+            distinct.sort_unstable();
+            distinct.dedup();
+            let Some(table) = original.rows(&distinct) else {
+                return Ok(None);
+            };
+            let error = rounding(t, table)?;
+            let places: Vec<usize> = rows
+                .iter()
+                .filter_map(|row| distinct.binary_search(row).ok())
+                .collect();
+            return Ok(Some(error.select(Axis(0), &places)));
+        }
+        TargetKind::Dense(layers) => &layers[0],
+    };
+    let (Some(NpyArray::F32(x)), native::Operand::Matrix(weight)) =
+        (values.get(layer.input()), original)
+    else {
+        return Ok(None);
+    };
+    let error = rounding(t, weight)?;
+    let x = if layer.is_input_transposed() {
+        x.t()
+    } else {
+        x.view()
+    };
+    let standard = x.as_standard_layout();
+    let k = error.ncols().max(1);
+    let rows = ArrayView2::from_shape((x.len() / k, k), standard.as_slice().unwrap_or(&[]));
+    let Some(mut noise) = rows
+        .ok()
+        .and_then(|rows| tn_formats::linalg::matmul(rows, error.t()).ok())
+    else {
+        return Ok(None);
+    };
+    // The mean of an error is taken up by the layer's bias, so it is no part of what is measured.
+    if layer.bias().is_some()
+        && let Some(mean) = noise.mean_axis(Axis(0))
+    {
+        noise -= &mean;
+    }
+    Ok(Some(noise))
+}
+
+/// The graph's outputs, in their order.
+pub(crate) fn outputs(cut: &Cut<'_>, values: &Values) -> Vec<NpyArray> {
+    let names = cut.view.graph().output.iter().map(|o| o.name());
+    names.filter_map(|name| values.get(name)).cloned().collect()
 }
 
 /// `||a - b||² / ||a||²` over the rows of all floating-point outputs that count.
@@ -133,134 +184,4 @@ pub(crate) fn square_sums(batch: &Batch, a: &[NpyArray], b: &[NpyArray]) -> [f64
         }
     }
     sums
-}
-
-fn noise_name(t: usize) -> String {
-    format!("tnq/noise/{t}")
-}
-
-/// The value that a weight is applied to.
-fn read_by(view: &GraphView<'_>, target: &Target) -> String {
-    match target.kind() {
-        TargetKind::Dense(layers) => layers[0].input().to_string(),
-        TargetKind::Table(nodes) => view.node(nodes[0]).input[1].clone(),
-    }
-}
-
-/// What a weight's first use makes.
-fn result_of(view: &GraphView<'_>, target: &Target) -> String {
-    view.node(target.nodes()[0]).output[0].clone()
-}
-
-/// Runs the original once and returns what the weights read and make.
-fn tapped(
-    model: &Model,
-    view: &GraphView<'_>,
-    targets: &[Target],
-    reads: &[String],
-    batch: &Batch,
-) -> Result<Values> {
-    let mut wanted: Vec<String> = reads
-        .iter()
-        .cloned()
-        .chain(targets.iter().map(|t| result_of(view, t)))
-        .collect();
-    wanted.sort();
-    wanted.dedup();
-    let mut taps: Values = Values::new();
-    let constant = |v: &String| crate::constant::Constant::find(view, v);
-    wanted.retain(|v| {
-        if let Some(array) = batch.inputs.get(v) {
-            taps.insert(v.clone(), array.clone());
-        } else if let Some(values) =
-            constant(v).filter(|_| view.is_output(v) || view.producer(v).is_none())
-        {
-            let ints = crate::tensor::to_i64(values.tensor());
-            if let Some(array) =
-                ints.and_then(|i| ArrayD::from_shape_vec(values.shape().to_vec(), i).ok())
-            {
-                taps.insert(v.clone(), NpyArray::I64(array));
-            }
-        }
-        !taps.contains_key(v)
-    });
-    let graph = GraphProto {
-        input: retyped(view, batch),
-        output: wanted
-            .iter()
-            .map(|v| ValueInfoProto {
-                name: Some(v.clone()),
-                ..Default::default()
-            })
-            .collect(),
-        ..view.graph().clone()
-    };
-    let engine = Engine::load(&with_graph(model, graph)?)?;
-    let inputs: Vec<NpyArray> = engine
-        .inputs()
-        .iter()
-        .filter_map(|i| batch.inputs.get(&i.name))
-        .cloned()
-        .collect();
-    taps.extend(wanted.into_iter().zip(engine.run(&inputs)?));
-    Ok(taps)
-}
-
-/// The original with an input added to the result of every weight.
-fn noisy(
-    model: &Model,
-    view: &GraphView<'_>,
-    targets: &[Target],
-    batch: &Batch,
-    noise: &Values,
-) -> Result<Engine> {
-    let mut graph = view.graph().clone();
-    let mut adds = Vec::new();
-    for (t, target) in targets.iter().enumerate() {
-        let n = target.nodes()[0];
-        let result = result_of(view, target);
-        let still = format!("tnq/still/{t}");
-        graph.node[n].output[0].clone_from(&still);
-        let add = proto::node(
-            "Add",
-            &format!("tnq/add/{t}"),
-            &[&still, &noise_name(t)],
-            &result,
-            Vec::new(),
-        );
-        adds.push((n, add));
-    }
-    adds.sort_by_key(|(n, _)| std::cmp::Reverse(*n));
-    for (n, add) in adds {
-        graph.node.insert(n + 1, add);
-    }
-    graph.input = retyped(view, batch);
-    graph
-        .input
-        .extend(noise.iter().map(|(name, array)| typed(name, array)));
-    Engine::load(&with_graph(model, graph)?)
-}
-
-/// The graph's inputs with the shapes of a batch.
-fn retyped(view: &GraphView<'_>, batch: &Batch) -> Vec<ValueInfoProto> {
-    let inputs = view.graph().input.iter();
-    inputs
-        .map(|i| {
-            batch
-                .inputs
-                .get(i.name())
-                .map_or_else(|| i.clone(), |a| typed(i.name(), a))
-        })
-        .collect()
-}
-
-fn with_graph(model: &Model, graph: GraphProto) -> Result<Model> {
-    let graph = GraphProto {
-        value_info: Vec::new(),
-        ..graph
-    };
-    Model::from_proto(proto::ModelProto {
-        graph: Some(graph),
-        ..model.proto().clone()
-    })
 }

@@ -17,12 +17,16 @@ const RANDOM: [&str; 6] = [
     "Bernoulli",
 ];
 
+/// One operator of a weight: the weight, and which of its uses.
+pub(crate) type Nth = (usize, usize);
+
 /// A cut graph. Stage `s` holds the weights that follow after `s` others on the longest way from an input; segment `s`
-/// the nodes that run before them: those of depth `s`, and the operators of the weights of stage `s - 1`.
+/// what runs before them: the operators of the weights of stage `s - 1`, then the other nodes of depth `s`.
 #[derive(Debug)]
 pub(crate) struct Stages {
     stages: Vec<Vec<usize>>,
     segments: Vec<Vec<usize>>,
+    uses: Vec<Vec<Nth>>,
     statics: Vec<bool>,
     inputs: Vec<Vec<String>>,
     last_use: BTreeMap<String, usize>,
@@ -71,9 +75,15 @@ impl Stages {
         }
         let deepest = node_depth.iter().copied().max().unwrap_or(0).max(count);
         let mut segments = vec![Vec::new(); deepest + 1];
+        let mut uses = vec![Vec::new(); deepest + 1];
         for n in 0..graph.node.len() {
-            if !statics[n] {
-                segments[node_depth[n] + usize::from(owner.contains_key(&n))].push(n);
+            if !statics[n] && !owner.contains_key(&n) {
+                segments[node_depth[n]].push(n);
+            }
+        }
+        for (t, target) in targets.iter().enumerate() {
+            for (nth, &n) in target.nodes().iter().enumerate() {
+                uses[node_depth[n] + 1].push(((t, nth), n));
             }
         }
         let mut cut = Self {
@@ -81,7 +91,7 @@ impl Stages {
                 .into_iter()
                 .map(|s| s.into_iter().collect())
                 .collect(),
-            ..Self::assemble(view, segments, statics, inputs)
+            ..Self::assemble(view, segments, uses, statics, inputs)
         };
         for (t, target) in targets.iter().enumerate() {
             if let Some(value) = cut.find_residual(view, target, &node_depth, &depths) {
@@ -119,18 +129,20 @@ impl Stages {
                 last.push(n);
             }
         }
-        Self::assemble(view, segments, statics, inputs)
+        Self::assemble(view, segments, Vec::new(), statics, inputs)
     }
 
     fn assemble(
         view: &GraphView<'_>,
         segments: Vec<Vec<usize>>,
+        uses: Vec<Vec<(Nth, usize)>>,
         statics: Vec<bool>,
         inputs: Vec<Vec<String>>,
     ) -> Self {
         let mut last_use = BTreeMap::new();
         for (s, nodes) in segments.iter().enumerate() {
-            for &n in nodes {
+            let own = uses.get(s).into_iter().flatten().map(|&(_, n)| n);
+            for n in nodes.iter().copied().chain(own) {
                 inputs[n].iter().for_each(|v| {
                     last_use.insert(v.clone(), s);
                 });
@@ -142,6 +154,10 @@ impl Stages {
         Self {
             stages: Vec::new(),
             segments,
+            uses: uses
+                .into_iter()
+                .map(|u| u.into_iter().map(|(nth, _)| nth).collect())
+                .collect(),
             statics,
             inputs,
             last_use,
@@ -154,7 +170,12 @@ impl Stages {
         &self.stages
     }
 
-    /// The nodes of each segment; one more than stages, or as many.
+    /// The operators of weights that run first in a segment.
+    pub(crate) fn uses(&self, segment: usize) -> &[Nth] {
+        self.uses.get(segment).map_or(&[], Vec::as_slice)
+    }
+
+    /// The other nodes of each segment; one segment more than stages, or as many.
     pub(crate) fn segments(&self) -> &[Vec<usize>] {
         &self.segments
     }

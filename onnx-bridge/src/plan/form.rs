@@ -4,7 +4,7 @@ use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use crate::blocks::{BlockFormat, BlockMatrix};
-use crate::calibrate::{Target, TargetKind};
+use crate::calibrate::{Operand, Target, TargetKind};
 
 /// One thing that a weight can become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -85,6 +85,28 @@ impl Candidate {
         }
     }
 
+    /// The form of a weight `[M, K]` with empty codes: what takes as many bytes in the file as the solved one.
+    pub(crate) fn blank(&self, [m, k]: [usize; 2]) -> Result<Form, String> {
+        let matrix = |m: usize, k: usize, format: &BlockFormat| {
+            let format = format.fitted(k);
+            let steps = vec![0; m * format.blocks(k)];
+            BlockMatrix::new([m, k], format, vec![0; m * k], steps, 1.0)
+        };
+        Ok(match self {
+            Self::Keep => Form::Keep,
+            Self::Dense { format } => Form::Dense(matrix(m, k, format)?),
+            Self::LowRank { rank, format } => Form::LowRank {
+                left: matrix(m, *rank, format)?,
+                right: matrix(*rank, k, format)?,
+            },
+            Self::Corrected { base, rank, format } => Form::Corrected {
+                base: matrix(m, k, base)?,
+                left: matrix(m, *rank, format)?,
+                right: matrix(*rank, k, format)?,
+            },
+        })
+    }
+
     /// Multiply-adds of one row, and bytes that it reads: what a run costs, on the scale of multiply-adds.
     pub fn time(&self, target: &Target) -> f64 {
         let [m, k] = target.shape();
@@ -138,6 +160,20 @@ impl Form {
             Self::Dense(matrix) => dense(matrix),
             Self::LowRank { left, right } => dense(left).dot(&dense(right)),
             Self::Corrected { base, left, right } => dense(base) + dense(left).dot(&dense(right)),
+        })
+    }
+
+    /// What stands in the weight's place while the compressed network is run; `None` for a weight that stays. Of a table
+    /// only the rows that are looked up are ever unpacked.
+    pub(crate) fn operand(&self, kind: &TargetKind) -> Option<Operand<'_>> {
+        Some(match (self, kind) {
+            (Self::Keep, _) => return None,
+            (Self::Dense(matrix), TargetKind::Table(_)) => Operand::Coded(matrix, None),
+            (Self::LowRank { left, right }, TargetKind::Table(_)) => {
+                Operand::Coded(left, Some(dense(right)))
+            }
+            (Self::LowRank { left, right }, _) => Operand::Factors(dense(left), dense(right)),
+            _ => Operand::Matrix(self.matrix()?),
         })
     }
 

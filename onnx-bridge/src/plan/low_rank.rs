@@ -16,7 +16,7 @@ pub(crate) struct Directions {
 }
 
 /// `a b` through the backend; inner sizes are equal wherever this is called.
-fn product(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>) -> Result<Array2<f32>, String> {
+pub(crate) fn product(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>) -> Result<Array2<f32>, String> {
     linalg::matmul(a, b).map_err(|e| e.to_string())
 }
 
@@ -78,7 +78,7 @@ impl Directions {
             .iter_mut()
             .for_each(|d| *d += 1e-6 * mean + f64::MIN_POSITIVE);
         let against = product(weight, weighted.t())?.mapv(f64::from);
-        let left = solve_right(damped.view(), &against).mapv(|v| v as f32);
+        let left = solve_right(damped, against).mapv(|v| v as f32);
         let left = quantize(
             left.view(),
             &Metric::new(inner.view(), 1e-4)?,

@@ -3,15 +3,21 @@
 mod allocate;
 #[cfg(feature = "tract")]
 mod apply;
+#[cfg(feature = "tract")]
+mod check;
 mod curve;
 mod feedback;
 #[cfg(feature = "tract")]
 mod form;
 #[cfg(feature = "tract")]
+mod losses;
+#[cfg(feature = "tract")]
 mod low_rank;
 mod metric;
 #[cfg(feature = "tract")]
 mod record;
+#[cfg(feature = "tract")]
+mod search;
 #[cfg(feature = "tract")]
 mod sequence;
 #[cfg(feature = "tract")]

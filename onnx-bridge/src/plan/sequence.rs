@@ -1,17 +1,19 @@
 //! Solving the weights in order, each on what the network compressed so far really gives it.
 
-use ndarray::{Array1, Array2};
+use ndarray::Array2;
 use rayon::prelude::*;
 
 use super::apply::{Solved, bias_name};
+use super::check::Outputs;
 use super::feedback::Effort;
 use super::form::{Candidate, Form};
+use super::low_rank::product;
 use super::metric::Metric;
 use super::solve::{decode, encode, solve};
 use super::spd::solve_right;
 use super::store::Store;
-use crate::calibrate::segment::{self, Overrides, floats};
-use crate::calibrate::{Batch, Centre, Drift, Moments, Stages, Target, TargetKind, Values};
+use crate::calibrate::segment::{Cut, Overrides, floats};
+use crate::calibrate::{Batch, Centre, Moments, Operand, Stages, Target, TargetKind, Values};
 use crate::constant::Constant;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -20,7 +22,7 @@ use crate::tensor;
 use crate::view::GraphView;
 
 /// The part of the drift of what is added to a layer's result that the layer is asked to take back.
-const TAKEN_BACK: f64 = 0.5;
+const TAKEN_BACK: f32 = 0.5;
 
 /// How strongly a weight is held at the original while it is fitted to the inputs it really gets, in parts of the mean
 /// energy of an input.
@@ -44,10 +46,16 @@ pub(crate) struct Context<'a> {
     pub(crate) progress: &'a (dyn Fn(&str, usize, usize) + Sync),
 }
 
-/// What the layers of one stage are given.
-pub(crate) struct Seen {
-    pub(crate) moments: Moments,
-    drift: Option<Drift>,
+impl Context<'_> {
+    /// The graph and where it is cut.
+    pub(crate) fn cut(&self) -> Cut<'_> {
+        Cut {
+            model: self.model,
+            view: self.view,
+            targets: &self.targets,
+            stages: &self.stages,
+        }
+    }
 }
 
 /// Original and compressed network side by side, batch by batch.
@@ -55,6 +63,7 @@ struct Runner<'c> {
     context: &'c Context<'c>,
     original: Vec<Values>,
     compressed: Option<Vec<Values>>,
+    /// The biases that changed.
     overrides: Overrides,
 }
 
@@ -70,39 +79,54 @@ impl<'c> Runner<'c> {
         }
     }
 
-    fn advance(&mut self, s: usize) -> Result<()> {
-        let c = self.context;
+    /// Runs segment `s`, the compressed network with what its weights became.
+    fn advance(&mut self, s: usize, solved: &[Option<Solved>]) -> Result<()> {
+        let cut = self.context.cut();
+        let mut operands = cut.originals(s)?;
         let none = Overrides::new();
-        let go = |values: &mut Values, overrides: &Overrides| {
-            segment::run(c.model, c.view, &c.stages, s, overrides, values)
-        };
         self.original
             .par_iter_mut()
-            .try_for_each(|v| go(v, &none))?;
-        let overrides = &self.overrides;
-        match &mut self.compressed {
-            Some(compressed) => compressed.par_iter_mut().try_for_each(|v| go(v, overrides)),
-            None => Ok(()),
+            .try_for_each(|v| cut.run(s, &operands, &none, v))?;
+        let Some(compressed) = &mut self.compressed else {
+            return Ok(());
+        };
+        for (&t, operand) in &mut operands {
+            let became = solved.get(t).and_then(Option::as_ref);
+            if let Some(became) =
+                became.and_then(|s| s.form.operand(self.context.targets[t].kind()))
+            {
+                *operand = became;
+            }
         }
+        let overrides = &self.overrides;
+        compressed
+            .par_iter_mut()
+            .try_for_each(|v| cut.run(s, &operands, overrides, v))
+    }
+
+    /// What the original made of every batch.
+    fn outputs(self) -> Vec<Outputs> {
+        let graph = self.context.view.graph();
+        let of = |mut values: Values| {
+            let names = graph.output.iter().map(|o| o.name().to_string());
+            names
+                .filter_map(|name| Some((name.clone(), values.remove(&name)?)))
+                .collect()
+        };
+        self.original.into_iter().map(of).collect()
     }
 
     /// What one weight is given, over all batches.
-    fn seen(&self, t: usize) -> Result<Seen> {
+    fn seen(&self, t: usize, weight: &Array2<f32>) -> Result<Moments> {
         let c = self.context;
         let target = &c.targets[t];
         let TargetKind::Dense(layers) = target.kind() else {
-            return Ok(Seen {
-                moments: Moments::new(0),
-                drift: None,
-            });
+            return Ok(Moments::new(0));
         };
-        let [m, k] = target.shape();
-        let mut moments = Moments::new(k);
-        let residual = c.stages.residual(t).filter(|_| self.compressed.is_some());
-        let mut drift = residual.map(|_| Drift::new(m, k));
+        let mut moments = Moments::new(target.shape()[1]);
+        let residual = c.stages.residual(t);
         for (b, batch) in c.batches.iter().enumerate() {
             let original = &self.original[b];
-            let compressed = self.compressed.as_ref().map_or(original, |v| &v[b]);
             for (n, layer) in layers.iter().enumerate() {
                 // A later use may stand in a later stage: its inputs are not there yet.
                 if n > 0 && !original.contains_key(layer.input()) {
@@ -114,21 +138,23 @@ impl<'c> Runner<'c> {
                     Ok(batch.rows(&if turned { value.reversed_axes() } else { value }))
                 };
                 let x = rows(original, layer.input())?;
-                let y = if self.compressed.is_some() {
-                    rows(compressed, layer.input())?
-                } else {
-                    x.clone()
+                let Some(compressed) = self.compressed.as_ref().map(|v| &v[b]) else {
+                    moments.add(x.view());
+                    continue;
                 };
-                moments.add(x.view(), y.view());
-                if let (Some(drift), Some(name)) = (&mut drift, residual) {
-                    let difference = rows(original, name)? - rows(compressed, name)?;
-                    if difference.dim() == (y.nrows(), m) {
-                        drift.add(difference.view(), y.view());
+                let y = rows(compressed, layer.input())?;
+                let mut lacks = product((&x - &y).view(), weight.t())
+                    .map_err(|problem| failed(target, problem))?;
+                if let Some(name) = residual {
+                    let drift = rows(original, name)? - rows(compressed, name)?;
+                    if drift.dim() == lacks.dim() {
+                        lacks.scaled_add(TAKEN_BACK, &drift);
                     }
                 }
+                moments.add_pair(x.view(), y.view(), lacks.view());
             }
         }
-        Ok(Seen { moments, drift })
+        Ok(moments)
     }
 }
 
@@ -145,10 +171,11 @@ pub(crate) fn failed(target: &Target, problem: String) -> Error {
     }
 }
 
-/// What is done with a weight, by its index: what the original gives it, its matrix, its metric.
-type Visit<'a> = dyn Fn(usize, &Seen, &Array2<f32>, &Metric) -> Result<()> + Sync + 'a;
+/// What is done with a weight, by its index: its matrix and its metric.
+type Visit<'a> = dyn Fn(usize, &Array2<f32>, &Metric) -> Result<()> + Sync + 'a;
 
-/// Calls `visit` with every weight and what the original gives it, stage by stage.
+/// Calls `visit` with every weight and the norm of what the original gives it, stage by stage. Of a table the visitor gets
+/// `TABLE_ROWS` rows or a few more, spread evenly.
 pub(crate) fn survey(
     context: &Context<'_>,
     visit: &Visit<'_>,
@@ -165,13 +192,12 @@ pub(crate) fn survey(
             break;
         }
         (context.progress)("calibrate", s, stages);
-        runner.advance(s)?;
+        runner.advance(s, &[])?;
         stage.par_iter().filter(|&&t| !done(t)).try_for_each(|&t| {
             let target = &context.targets[t];
-            let seen = runner.seen(t)?;
-            let weight = weight(context, t)?;
-            let metric = norm(context, t, &seen)?;
-            visit(t, &seen, &weight, &metric).map_err(|e| match e {
+            let weight = sampled(context, t)?;
+            let metric = norm(context, t, &mut runner.seen(t, &weight)?)?.0;
+            visit(t, &weight, &metric).map_err(|e| match e {
                 Error::Plan { problem, .. } => failed(target, problem),
                 other => other,
             })
@@ -181,6 +207,23 @@ pub(crate) fn survey(
     Ok(())
 }
 
+/// Rows of a table that its curve is measured on.
+const TABLE_ROWS: usize = 2048;
+
+/// The matrix of a dense layer, some rows of a table.
+fn sampled(context: &Context<'_>, t: usize) -> Result<Array2<f32>> {
+    let target = &context.targets[t];
+    let rows = target.shape()[0];
+    if matches!(target.kind(), TargetKind::Table(_)) {
+        let step = (rows / TABLE_ROWS).max(1);
+        let some: Vec<usize> = (0..rows).step_by(step).collect();
+        if let Some(found) = Operand::original(context.view, target)?.rows(&some) {
+            return Ok(found);
+        }
+    }
+    weight(context, t)
+}
+
 fn weight(context: &Context<'_>, t: usize) -> Result<Array2<f32>> {
     let target = &context.targets[t];
     target
@@ -188,13 +231,19 @@ fn weight(context: &Context<'_>, t: usize) -> Result<Array2<f32>> {
         .map_err(|reason| failed(target, reason.to_string()))
 }
 
-fn norm(context: &Context<'_>, t: usize, seen: &Seen) -> Result<Metric> {
+/// The norm of a weight's inputs, and the moment that it was made of, where there is one.
+fn norm(
+    context: &Context<'_>,
+    t: usize,
+    seen: &mut Moments,
+) -> Result<(Metric, Option<Array2<f64>>)> {
     let target = &context.targets[t];
     match target.kind() {
-        TargetKind::Table(_) => Ok(Metric::identity(target.shape()[1])),
+        TargetKind::Table(_) => Ok((Metric::identity(target.shape()[1]), None)),
         TargetKind::Dense(_) => {
-            let own = seen.moments.own(centre(context, t));
-            Metric::new(own.view(), DAMPING).map_err(|problem| failed(target, problem))
+            let own = seen.take_own(centre(context, t));
+            let metric = Metric::new(own.view(), DAMPING);
+            Ok((metric.map_err(|problem| failed(target, problem))?, Some(own)))
         }
     }
 }
@@ -207,13 +256,16 @@ fn centre(context: &Context<'_>, t: usize) -> Centre {
     }
 }
 
-/// Solves every weight as chosen. Results that the store has are taken from there.
-pub(crate) fn solve_all(context: &Context<'_>, choices: &[Candidate]) -> Result<Vec<Solved>> {
+/// Solves every weight as chosen. Results that the store has are taken from there. Beside them what the original makes of
+/// every batch.
+pub(crate) fn solve_all(
+    context: &Context<'_>,
+    choices: &[Candidate],
+) -> Result<(Vec<Solved>, Vec<Outputs>)> {
     let mut solved: Vec<Option<Solved>> = vec![None; choices.len()];
     let mut runner = Runner::new(context, Networks::Both);
-    let mut upstream = context.base.add(b"sequence 1");
+    let mut upstream = context.base.add(b"sequence 2");
     let (mut done, total) = (0, choices.len());
-    let last = context.stages.stages().len();
     for (s, stage) in context.stages.stages().iter().enumerate() {
         (context.progress)("solve", done, total);
         let key = |t: usize| {
@@ -227,8 +279,7 @@ pub(crate) fn solve_all(context: &Context<'_>, choices: &[Candidate]) -> Result<
             .iter()
             .map(|&t| recall(context, &choices[t], &key(t)))
             .collect();
-        // Past the last stage that has work left, the networks need not run.
-        runner.advance(s)?;
+        runner.advance(s, &solved)?;
         let fresh: Vec<Solved> = stage
             .par_iter()
             .zip(kept)
@@ -248,43 +299,31 @@ pub(crate) fn solve_all(context: &Context<'_>, choices: &[Candidate]) -> Result<
             upstream = upstream
                 .add(context.targets[t].name().as_bytes())
                 .add(&choice);
-            if s + 1 < last {
-                replace(context, t, &result, &mut runner.overrides);
+            if let (Some(bias), Some(name)) = (&result.bias, bias_name(context.view, &context.targets[t])) {
+                let bias = tensor::from_f32(&name, &[bias.len()], bias);
+                runner.overrides.insert(name, bias);
             }
             solved[t] = Some(result);
             done += 1;
         }
     }
     (context.progress)("solve", total, total);
-    Ok(solved
-        .into_iter()
-        .map(|s| {
-            s.unwrap_or(Solved {
-                form: Form::Keep,
-                bias: None,
-            })
+    runner.compressed = None;
+    for s in context.stages.stages().len()..context.stages.segments().len() {
+        runner.advance(s, &[])?;
+    }
+    let kept = |s: Option<Solved>| {
+        s.unwrap_or(Solved {
+            form: Form::Keep,
+            bias: None,
         })
-        .collect())
+    };
+    Ok((solved.into_iter().map(kept).collect(), runner.outputs()))
 }
 
 fn recall(context: &Context<'_>, choice: &Candidate, key: &str) -> Option<Solved> {
     let (form, bias) = decode(choice, &context.store.get(key)?)?;
     Some(Solved { form, bias })
-}
-
-/// Puts what a weight became in its place in the compressed network.
-fn replace(context: &Context<'_>, t: usize, solved: &Solved, overrides: &mut Overrides) {
-    let target = &context.targets[t];
-    if let Some(matrix) = solved.form.matrix() {
-        let (data, shape) = target.operand(&matrix);
-        overrides.insert(
-            target.value().to_string(),
-            tensor::from_f32(target.value(), &shape, &data),
-        );
-    }
-    if let (Some(bias), Some(name)) = (&solved.bias, bias_name(context.view, target)) {
-        overrides.insert(name.clone(), tensor::from_f32(&name, &[bias.len()], bias));
-    }
 }
 
 /// One weight: fitted to the inputs it really gets, then rounded in their norm.
@@ -298,63 +337,46 @@ fn job(runner: &Runner<'_>, t: usize, choice: &Candidate) -> Result<Solved> {
         });
     }
     let original = weight(context, t)?;
-    let seen = runner.seen(t)?;
-    let metric = norm(context, t, &seen)?;
-    let wanted = match target.kind() {
-        TargetKind::Table(_) => original.clone(),
-        TargetKind::Dense(_) => fitted(context, t, &original, &seen),
-    };
-    let form =
-        solve(wanted.view(), &metric, choice, EFFORT).map_err(|problem| failed(target, problem))?;
-    let bias = match (bias_name(context.view, target), form.matrix()) {
-        (Some(name), Some(matrix)) => Constant::find(context.view, &name)
-            .and_then(|c| c.to_f32())
-            .map(|bias| {
-                let [x, y] = seen.moments.means(Centre::Mean);
-                let drifted = drift_mean(&seen).map(|d| d * TAKEN_BACK);
-                let old = original.mapv(f64::from).dot(&x);
-                let new = matrix.mapv(f64::from).dot(&y);
-                let shift = |i: usize| old[i] - new[i] + drifted.as_ref().map_or(0.0, |d| d[i]);
-                bias.iter()
-                    .enumerate()
-                    .map(|(i, b)| (f64::from(*b) + shift(i)) as f32)
-                    .collect()
-            }),
+    let mut seen = runner.seen(t, &original)?;
+    let (metric, own) = norm(context, t, &mut seen)?;
+    let missing = seen.take_missing(centre(context, t));
+    let wanted = match (own, missing) {
+        (Some(own), Some(missing)) => fitted(&original, own, missing, seen.count()),
         _ => None,
     };
+    let wanted = wanted.as_ref().unwrap_or(&original);
+    let form =
+        solve(wanted.view(), &metric, choice, EFFORT).map_err(|problem| failed(target, problem))?;
+    let bias = bias_name(context.view, target).and_then(|name| {
+        let bias = Constant::find(context.view, &name)?.to_f32()?;
+        let [_, y] = seen.means();
+        let error = &original - &form.matrix()?;
+        let shift = error.mapv(f64::from).dot(&y) + seen.mean_missing();
+        let shifted = bias.iter().zip(&shift).map(|(b, s)| (f64::from(*b) + s) as f32);
+        Some(shifted.collect())
+    });
     Ok(Solved { form, bias })
 }
 
-fn drift_mean(seen: &Seen) -> Option<Array1<f64>> {
-    seen.drift
-        .as_ref()
-        .map(|d| &d.sum / seen.moments.count().max(1.0))
-}
-
-/// `argmin ||W x + part of the drift - V y||² + held ||V - W||²`: the weight that would do best on the inputs it gets.
+/// `argmin E ||W y + d - V y||² + held ||V - W||²`, with `missing` `E[d yᵀ]`: the weight that would do best on the inputs it
+/// gets. `None` where that is the original.
 ///
 /// # Source
 /// The reconstruction target of asymmetric calibration (Li et al. 2025, GPTAQ, arXiv 2504.02692), with a ridge toward
 /// the original and, beyond it, the residual stream's own error in the target.
-fn fitted(context: &Context<'_>, t: usize, original: &Array2<f32>, seen: &Seen) -> Array2<f32> {
-    let centre = centre(context, t);
-    let own = seen.moments.own(centre);
-    let wide = original.mapv(f64::from);
-    let mut missing = wide.dot(&(seen.moments.cross(centre) - &own));
-    if let Some(drift) = &seen.drift {
-        let n = seen.moments.count().max(1.0);
-        let [_, y] = seen.moments.means(centre);
-        let mean = &drift.sum / n;
-        missing +=
-            &((&drift.cross / n - crate::calibrate::outer(mean.view(), y.view())) * TAKEN_BACK);
-    }
+fn fitted(
+    original: &Array2<f32>,
+    mut own: Array2<f64>,
+    missing: Array2<f64>,
+    count: f64,
+) -> Option<Array2<f32>> {
     let k = own.nrows();
     let energy = own.diag().iter().sum::<f64>() / k.max(1) as f64;
     if energy <= 0.0 || !missing.iter().all(|v| v.is_finite()) {
-        return original.clone();
+        return None;
     }
-    let held = HELD * energy * (1.0 + k as f64 / seen.moments.count().max(1.0));
-    let mut damped = own;
-    damped.diag_mut().iter_mut().for_each(|d| *d += held);
-    (wide + solve_right(damped.view(), &missing)).mapv(|v| v as f32)
+    let held = HELD * energy * (1.0 + k as f64 / count.max(1.0));
+    own.diag_mut().iter_mut().for_each(|d| *d += held);
+    let moved = solve_right(own, missing);
+    Some(ndarray::Zip::from(original).and(&moved).map_collect(|w, m| (f64::from(*w) + m) as f32))
 }

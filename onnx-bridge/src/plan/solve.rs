@@ -108,21 +108,16 @@ pub(crate) fn candidates(target: &Target) -> Vec<Candidate> {
     all
 }
 
-/// The error of every candidate, in squared output units per row, a sample of a table's rows standing for all.
+/// The error of every candidate, in squared output units per row, where the rows of a table that are given stand for all.
 pub(crate) fn errors(
     weight: &Array2<f32>,
     metric: &Metric,
     candidates: &[Candidate],
     kind: &TargetKind,
 ) -> Result<Vec<f64>, String> {
-    let sampled;
-    let (weight, rows) = match kind {
-        TargetKind::Table(_) => {
-            let step = (weight.nrows() / TABLE_ROWS).max(1);
-            sampled = weight.slice(ndarray::s![..;step, ..]).to_owned();
-            (&sampled, sampled.nrows() as f64)
-        }
-        TargetKind::Dense(_) => (weight, 1.0),
+    let rows = match kind {
+        TargetKind::Table(_) => weight.nrows() as f64,
+        TargetKind::Dense(_) => 1.0,
     };
     let mut directions = None;
     candidates
@@ -147,9 +142,6 @@ pub(crate) fn errors(
         })
         .collect()
 }
-
-/// Rows of a table that its curve is measured on.
-const TABLE_ROWS: usize = 2048;
 
 /// Writes a form's parts: for each its shape, levels, block, unit, codes and steps.
 pub(crate) fn encode(form: &Form, bias: Option<&[f32]>) -> Vec<u8> {

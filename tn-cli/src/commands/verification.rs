@@ -134,6 +134,16 @@ pub(crate) struct VerificationReport {
     verification: Verification,
 }
 
+impl VerificationReport {
+    /// What was found on the samples of a file.
+    pub(crate) fn new(file: &Path, verification: Verification) -> Self {
+        Self {
+            data: Some(file.display().to_string()),
+            verification,
+        }
+    }
+}
+
 impl fmt::Display for VerificationReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Verification {

@@ -1,0 +1,387 @@
+//! From curves to a plan that keeps its goal: choose, solve, check, choose again.
+
+use super::allocate::{Allocation, Limits, Outcome, allocate};
+use super::apply::{Solved, apply};
+use super::check::check;
+use super::curve::{Curve, Point};
+use super::form::Candidate;
+use super::record::{Plan, PlannedWeight};
+use super::sequence::{Context, failed, solve_all};
+use super::session::{Goal, Planned, Session, Skipped, relative_errors};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::verify::Verification;
+
+/// A file this much smaller, in parts, has to miss the goal for a search to end.
+const TIGHT: f64 = 0.03;
+
+/// The most plans that are solved and checked for one goal.
+const ROUNDS: usize = 10;
+
+/// What is kept where nobody sets a goal.
+const DEFAULT_LOSS: f64 = 0.005;
+
+/// How much of the least loss within a time is given for a smaller file, in parts.
+const SLACK: f64 = 0.05;
+
+/// One plan that was solved and checked.
+#[derive(Debug, Clone)]
+struct Trial {
+    picks: Vec<usize>,
+    predicted: f64,
+    bytes: u64,
+    model: Model,
+    solved: Vec<Solved>,
+    verification: Verification,
+    blocking: Option<Vec<usize>>,
+}
+
+/// The search for one goal.
+pub(crate) struct Search<'c> {
+    context: &'c Context<'c>,
+    session: &'c Session<'c>,
+    offers: &'c [Vec<Candidate>],
+    curves: Vec<Curve>,
+    most_time: Option<f64>,
+}
+
+/// What is known while a search for the smallest file goes on.
+#[derive(Debug)]
+struct Bracket {
+    /// The smallest file that keeps the goal.
+    kept: Option<Trial>,
+    /// The best of those that do not.
+    missed: Option<Trial>,
+    /// Size and excess of every trial: the logarithm of what was verified over what is allowed.
+    known: Vec<(u64, f64)>,
+}
+
+impl<'c> Search<'c> {
+    pub(crate) fn new(
+        context: &'c Context<'c>,
+        session: &'c Session<'c>,
+        offers: &'c [Vec<Candidate>],
+        losses: &[Vec<f64>],
+    ) -> Self {
+        let weights = context.targets.iter().zip(offers).zip(losses);
+        let curves = weights.map(|((target, offered), losses)| {
+            let point =
+                |(c, loss): (&Candidate, &f64)| Point::new(c.bytes(target), *loss, c.time(target));
+            Curve::new(offered.iter().zip(losses).map(point).collect())
+        });
+        let now = context.targets.iter().map(|t| Candidate::Keep.time(t));
+        let now: f64 = now.sum();
+        Self {
+            context,
+            session,
+            offers,
+            curves: curves.collect(),
+            most_time: session.goal.speed.map(|s| now / s.max(1e-9)),
+        }
+    }
+
+    /// The best plan for the goal.
+    pub(crate) fn run(&self, skipped: Skipped) -> Result<Planned> {
+        let goal = self.session.goal;
+        let trial = if let Some(most) = goal.bytes {
+            let (chosen, size) = self.choose_within(most)?;
+            let mut trial = self.try_out(&chosen)?;
+            if size > most || self.excess(&trial) > 0.0 {
+                trial.blocking = Some(self.heaviest(&trial, size > most));
+            }
+            trial
+        } else if goal.speed.is_some() && goal.loss.is_none() && goal.drop.is_none() {
+            self.fastest()?
+        } else {
+            self.smallest()?
+        };
+        self.finish(trial, skipped)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            time: self.most_time,
+            ..Limits::default()
+        }
+    }
+
+    /// The choices, and the exact size of the file that they make.
+    fn choose(&self, limits: &Limits) -> Result<(Allocation, u64)> {
+        let chosen = allocate(&self.curves, limits);
+        let size = self.size(chosen.picks())?;
+        Ok((chosen, size))
+    }
+
+    /// The best choices whose file is at most `most` bytes, or the smallest there are.
+    fn choose_within(&self, most: u64) -> Result<(Allocation, u64)> {
+        let mut budget = most;
+        let mut best: Option<(Allocation, u64)> = None;
+        for _ in 0..6 {
+            let limits = Limits {
+                bytes: Some(budget),
+                ..self.limits()
+            };
+            let (chosen, size) = self.choose(&limits)?;
+            // What is not a choice of the plan: the graph, what stays, and the operators that unpack.
+            let other = size.saturating_sub(chosen.bytes());
+            let (fits, over) = (size <= most, chosen.outcome() != &Outcome::Met);
+            let better = match &best {
+                None => true,
+                Some((kept, kept_size)) if *kept_size <= most => {
+                    fits && chosen.loss() < kept.loss()
+                }
+                Some((_, kept_size)) => size < *kept_size,
+            };
+            if better {
+                best = Some((chosen, size));
+            }
+            let next = most.saturating_sub(other);
+            if (fits && next <= budget + budget / 2000) || (over && next >= budget) {
+                break;
+            }
+            budget = if fits { next } else { next.min(budget - 1.min(budget)) };
+        }
+        best.ok_or_else(|| nothing("a budget"))
+    }
+
+    /// The size of the file with empty codes in place of those that will be solved.
+    fn size(&self, picks: &[usize]) -> Result<u64> {
+        let c = self.context;
+        let blanks = c.targets.iter().zip(self.offers).zip(picks);
+        let blanks = blanks.map(|((target, offered), &pick)| {
+            let form = offered[pick].blank(target.shape());
+            form.map(|form| Solved { form, bias: None })
+                .map_err(|problem| failed(target, problem))
+        });
+        let blanks: Vec<Solved> = blanks.collect::<Result<_>>()?;
+        Ok(apply(c.model, c.view, &c.targets, &blanks)?.0.encoded_len())
+    }
+
+    fn try_out(&self, chosen: &Allocation) -> Result<Trial> {
+        let c = self.context;
+        let choices = self.offers.iter().zip(chosen.picks()).map(|(o, &i)| o[i]);
+        let (solved, originals) = solve_all(c, &choices.collect::<Vec<_>>())?;
+        let (model, _) = apply(c.model, c.view, &c.targets, &solved)?;
+        let verification = check(c, self.session, &originals, &model)?;
+        let blocking = match chosen.outcome() {
+            Outcome::Met => None,
+            Outcome::Missed { blocking } => Some(blocking.clone()),
+        };
+        Ok(Trial {
+            picks: chosen.picks().to_vec(),
+            predicted: chosen.loss(),
+            bytes: model.encoded_len(),
+            model,
+            solved,
+            verification,
+            blocking,
+        })
+    }
+
+    /// The loss that is allowed, where one is.
+    fn most_loss(&self) -> Option<f64> {
+        let goal = self.session.goal;
+        goal.loss
+            .or((goal == Goal::default()).then_some(DEFAULT_LOSS))
+    }
+
+    /// The logarithm of what was verified over what is allowed, the worse of loss and accuracy: above 0 the goal is missed.
+    fn excess(&self, trial: &Trial) -> f64 {
+        let found = &trial.verification;
+        let over = |found: f64, most: f64| (found.max(1e-9) / most.max(1e-9)).ln();
+        let loss = self
+            .most_loss()
+            .map(|most| over(found.relative_l2, most));
+        let dropped = found.accuracy_before.zip(found.accuracy_after);
+        let drop = self
+            .session
+            .goal
+            .drop
+            .zip(dropped)
+            .map(|(most, (before, after))| {
+                if before - after <= most {
+                    over((before - after).max(0.1 * most), most)
+                } else {
+                    over(before - after, most)
+                }
+            });
+        [loss, drop]
+            .into_iter()
+            .flatten()
+            .fold(f64::NEG_INFINITY, f64::max)
+    }
+
+    /// The least loss within the time, and of what comes close to it the smallest file.
+    fn fastest(&self) -> Result<Trial> {
+        let least = allocate(&self.curves, &self.limits());
+        let limits = Limits {
+            loss: Some(least.loss() * (1.0 + SLACK) + DEFAULT_LOSS.powi(2)),
+            ..self.limits()
+        };
+        let close = allocate(&self.curves, &limits);
+        self.try_out(if close.outcome() == &Outcome::Met {
+            &close
+        } else {
+            &least
+        })
+    }
+
+    /// The smallest file that keeps the loss: by prediction first, then between the largest file that missed and the
+    /// smallest that kept it, until a file 3 % smaller misses.
+    fn smallest(&self) -> Result<Trial> {
+        let mut bracket = Bracket {
+            kept: None,
+            missed: None,
+            known: Vec::new(),
+        };
+        let aim = self.most_loss().unwrap_or(0.1);
+        let (chosen, _) = self.choose(&Limits {
+            loss: Some(aim * aim),
+            ..self.limits()
+        })?;
+        self.take_in(&mut bracket, &chosen)?;
+        for _ in 1..ROUNDS {
+            let Some(wanted) = bracket.next() else { break };
+            let (chosen, size) = self.choose_within(wanted)?;
+            if bracket.is_known(size) {
+                break;
+            }
+            self.take_in(&mut bracket, &chosen)?;
+        }
+        if let Some(kept) = bracket.kept {
+            return Ok(kept);
+        }
+        let mut trial = bracket.missed.ok_or_else(|| nothing("a plan"))?;
+        trial.blocking = Some(self.heaviest(&trial, false));
+        Ok(trial)
+    }
+
+    fn take_in(&self, bracket: &mut Bracket, chosen: &Allocation) -> Result<()> {
+        let trial = self.try_out(chosen)?;
+        let excess = self.excess(&trial);
+        bracket.known.push((trial.bytes, excess));
+        let place = if excess <= 0.0 {
+            (&mut bracket.kept, Some(trial.bytes as f64))
+        } else {
+            (&mut bracket.missed, None)
+        };
+        let better = match (&place.0, place.1) {
+            (None, _) => true,
+            (Some(best), Some(_)) => trial.bytes < best.bytes,
+            (Some(best), None) => excess < self.excess(best),
+        };
+        if better {
+            *place.0 = Some(trial);
+        }
+        Ok(())
+    }
+
+    fn heaviest(&self, trial: &Trial, by_size: bool) -> Vec<usize> {
+        if let Some(blocking) = &trial.blocking {
+            return blocking.clone();
+        }
+        let weight = |t: usize| {
+            let p = &self.curves[t].points()[trial.picks[t]];
+            if by_size { p.bytes() as f64 } else { p.loss() }
+        };
+        let mut order: Vec<usize> = (0..self.curves.len()).collect();
+        order.sort_by(|&a, &b| weight(b).total_cmp(&weight(a)).then(a.cmp(&b)));
+        order.truncate(5);
+        order
+    }
+
+    fn finish(&self, trial: Trial, skipped: Skipped) -> Result<Planned> {
+        let c = self.context;
+        let weights = c.targets.iter().enumerate().map(|(t, target)| {
+            let pick = trial.picks[t];
+            let choice = self.offers[t][pick];
+            PlannedWeight {
+                name: target.name().to_string(),
+                op: target.op(c.view),
+                shape: target.shape(),
+                choice,
+                bytes_before: target.bytes(),
+                bytes: choice.bytes(target),
+                predicted_loss: self.curves[t].points()[pick].loss(),
+            }
+        });
+        let plan = Plan {
+            schema: Plan::SCHEMA,
+            base: c.base.key(),
+            goal: self.session.goal,
+            weights: weights.collect(),
+            predicted_loss: trial.predicted,
+            bytes: trial.bytes,
+        };
+        let name = |t: usize| c.targets[t].name().to_string();
+        Ok(Planned {
+            model: trial.model,
+            plan,
+            errors: relative_errors(c, &trial.solved)?,
+            solved: trial.solved,
+            skipped,
+            verification: trial.verification,
+            blocking: trial.blocking.map(|b| b.into_iter().map(name).collect()),
+        })
+    }
+}
+
+impl Bracket {
+    fn is_known(&self, size: u64) -> bool {
+        self.known.iter().any(|(known, _)| *known == size)
+    }
+
+    /// The size to try next; `None` where a file 3 % below the smallest that keeps the goal has missed it.
+    ///
+    /// The logarithm of the loss is close to a line over the logarithm of the size, so the next size is where the line
+    /// through the two trials around the goal, or the two nearest to it, crosses it.
+    fn next(&self) -> Option<u64> {
+        let kept = self.kept.as_ref().map(|t| t.bytes as f64);
+        let missed = self.known.iter().filter(|(_, excess)| *excess > 0.0);
+        let missed = missed
+            .map(|(bytes, _)| *bytes as f64)
+            .filter(|m| kept.is_none_or(|k| *m < k))
+            .fold(0.0, f64::max);
+        let mut near: Vec<(f64, f64)> = self
+            .known
+            .iter()
+            .map(|(bytes, excess)| ((*bytes as f64).ln(), *excess))
+            .collect();
+        near.sort_by(|a, b| a.1.abs().total_cmp(&b.1.abs()));
+        let crossing = match near.as_slice() {
+            [a, rest @ ..] => {
+                let other = rest.iter().find(|b| b.1.signum() != a.1.signum());
+                let slope = other
+                    .or(rest.first())
+                    .map(|b| (b.1 - a.1) / (b.0 - a.0))
+                    .filter(|slope| *slope < -0.3)
+                    .unwrap_or(FIRST_SLOPE);
+                (a.0 - a.1 / slope).exp()
+            }
+            [] => return None,
+        };
+        let wanted = match kept {
+            None => crossing.max(missed * (1.0 + TIGHT)).min(missed * 8.0),
+            Some(kept) => {
+                // As good as the line says, but never without the chance to prove that 3 % less is too little.
+                let proof = kept * (1.0 - TIGHT);
+                if missed >= proof {
+                    return None;
+                }
+                crossing.clamp(missed + 0.2 * (proof - missed), proof)
+            }
+        };
+        Some(wanted as u64)
+    }
+}
+
+/// How the logarithm of the loss falls with that of the size, where nothing is known yet: a file of four times the bits has
+/// about a hundredth of the error.
+const FIRST_SLOPE: f64 = -3.0;
+
+fn nothing(wanted: &str) -> Error {
+    Error::Plan {
+        weight: "*".into(),
+        problem: format!("expected {wanted}, found none"),
+    }
+}
