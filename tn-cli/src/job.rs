@@ -124,6 +124,12 @@ impl Choices {
                 Action::Keep => None,
             })
         };
+        let formats = of_rules().map(|(_, settings)| settings.format);
+        if formats.chain([base.format]).any(|f| f == Some(Format::Corrected)) {
+            return Err(CliError::Usage(
+                "the format corrected is chosen by data: it needs a goal, such as --target-size".to_owned(),
+            ));
+        }
         // Modes for all layers are of use as long as any layer may become a train.
         let any_train = of_rules().any(|(_, settings)| settings.format == Some(Format::Tt));
         if base.modes.is_some() && base.format != Some(Format::Tt) && !any_train {
@@ -189,7 +195,7 @@ fn spec(settings: Settings) -> Spec {
     };
     Spec {
         format: match format {
-            Format::Auto => FormatRule::Auto,
+            Format::Auto | Format::Corrected => FormatRule::Auto,
             Format::Tt => FormatRule::Use(onnx_bridge::Format::Tt),
             Format::LowRank => FormatRule::Use(onnx_bridge::Format::LowRank),
             Format::Tucker => FormatRule::Use(onnx_bridge::Format::Tucker),

@@ -20,6 +20,22 @@ pub(crate) enum Format {
     Tucker,
     /// The matrix itself, in integers
     Dense,
+    /// The matrix on few levels plus a low-rank correction of its error; only with a goal
+    Corrected,
+}
+
+impl Format {
+    /// The word for it on the command line and in reports.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Tt => "tt",
+            Self::LowRank => "low-rank",
+            Self::Tucker => "tucker",
+            Self::Dense => "dense",
+            Self::Corrected => "corrected",
+        }
+    }
 }
 
 /// How the modes of a weight are dealt to the cores.

@@ -89,14 +89,19 @@ impl<'a> Operand<'a> {
     /// `X Wᵀ` for `X [rows, K]`.
     fn multiply(&self, x: ArrayView2<'_, f32>) -> Option<Array2<f32>> {
         match self {
-            Self::Matrix(w) => linalg::matmul(x, w.t()).ok(),
-            Self::Factors(left, right) => {
-                let inner = linalg::matmul(x, right.t()).ok()?;
-                linalg::matmul(inner.view(), left.t()).ok()
-            }
+            Self::Matrix(w) => times(x, w.t()),
+            Self::Factors(left, right) => times(times(x, right.t())?.view(), left.t()),
             Self::Stored(_) | Self::Coded(..) => None,
         }
     }
+}
+
+/// `a b` on this thread: batches run beside each other.
+fn times(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>) -> Option<Array2<f32>> {
+    let mut product = Array2::zeros((a.nrows(), b.ncols()));
+    let one = linalg::Threads::One;
+    linalg::gemm_with(one, 1.0, a, b, 0.0, product.view_mut()).ok()?;
+    Some(product)
 }
 
 /// One use of a weight: what the `nth` of its operators makes of the values at hand, or `None` where it reads what is not

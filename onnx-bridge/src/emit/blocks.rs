@@ -5,6 +5,7 @@
 //! one place stand side by side, so unpacking is one product with a column, one Floor, one Mod and a Reshape.
 
 use super::operand::Columns;
+use super::train::PlacedTrain;
 use super::{Emitter, FOLDED_ELEMENTS, Placed};
 use crate::blocks::{BlockMatrix, Levels, Word};
 use crate::proto::{self, DataType, raw_tensor};
@@ -93,6 +94,35 @@ pub(crate) fn place_low_rank(
         columns(e, &format!("{name}/r"), right)?,
         columns(e, &format!("{name}/l"), left)?,
     ]))
+}
+
+/// Stores `L [M, r]`, `C [r, r]`, `R [r, K]` as the three operands of `x @ Rᵀ @ Cᵀ @ Lᵀ`.
+pub(crate) fn place_tucker(
+    e: &mut Emitter,
+    name: &str,
+    [left, core, right]: [&BlockMatrix; 3],
+) -> Result<Placed, SkipReason> {
+    Ok(Placed::Product(vec![
+        columns(e, &format!("{name}/r"), right)?,
+        columns(e, &format!("{name}/k"), core)?,
+        columns(e, &format!("{name}/l"), left)?,
+    ]))
+}
+
+/// Stores the cores `[(r m1), n1]` and `[m2, (r n2)]` of an interleaved train, run from the first to the last.
+pub(crate) fn place_train(
+    e: &mut Emitter,
+    name: &str,
+    [first, second]: [&BlockMatrix; 2],
+    [[m1, m2], [n1, n2]]: [[usize; 2]; 2],
+) -> Result<Placed, SkipReason> {
+    let rank = first.shape()[0] / m1.max(1);
+    let cores = vec![
+        columns(e, &format!("{name}/a"), first)?,
+        columns(e, &format!("{name}/b"), second)?,
+    ];
+    let shapes = [[1, m1, n1, rank], [rank, m2, n2, 1]].map(|s| s.map(|n| n as i64));
+    Ok(Placed::Train(PlacedTrain::forward_cores(cores, shapes.to_vec())))
 }
 
 /// Stores `Q + L R` as one operand, which engines compute when they load.

@@ -81,6 +81,16 @@ impl PlacedTrain {
         })
     }
 
+    /// A train of cores `[r, m, n, r']` that stand in the graph as `[(r n), (r' m)]`, run from the first to the last.
+    #[cfg(feature = "tract")]
+    pub(super) fn forward_cores(cores: Vec<Columns>, shapes: Vec<[i64; 4]>) -> Self {
+        Self {
+            cores,
+            shapes,
+            direction: Direction::Forward,
+        }
+    }
+
     /// `x [.., N]` through the train: a value that is `[B, M]` once reshaped, row-major.
     pub(super) fn run(&self, e: &mut Emitter, prefix: &str, x: &str) -> String {
         match self.direction {

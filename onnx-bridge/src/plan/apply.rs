@@ -77,6 +77,14 @@ fn write(
                 Form::Corrected { base, left, right } => {
                     blocks::place_corrected(e, &name, base, [left, right])?
                 }
+                Form::Train {
+                    first,
+                    second,
+                    modes,
+                } => blocks::place_train(e, &name, [first, second], *modes)?,
+                Form::Tucker { left, core, right } => {
+                    blocks::place_tucker(e, &name, [left, core, right])?
+                }
             };
             let first = layers.iter().map(|l| l.node()).min().unwrap_or(0);
             let mut removed: HashSet<usize> = HashSet::new();
@@ -101,7 +109,7 @@ fn write(
                 Form::LowRank { left, right } => {
                     embedding::place_table(e, &name, left, Some(right))?
                 }
-                Form::Corrected { .. } => {
+                Form::Corrected { .. } | Form::Train { .. } | Form::Tucker { .. } => {
                     let problem =
                         "expected a matrix on few levels or of low rank for a table".to_string();
                     return Err(SkipReason::Misfit { problem });

@@ -275,10 +275,19 @@ impl Block<'_> {
     }
 }
 
+/// The whole number from 0 to `top` that is nearest, halves to even; `top` below 2^22.
+///
+/// Adding 1.5 * 2^23 leaves no bits behind the point, and taking it away again is exact: two additions, where a call would
+/// stand in the innermost loops.
+fn round(x: f32, top: f32) -> f32 {
+    const SHIFT: f32 = 12_582_912.0;
+    (x.clamp(0.0, top) + SHIFT) - SHIFT
+}
+
 /// The level nearest to a number, and its code; half a step rounds to the even code.
 fn nearest(wanted: f32, scale: f32, zero: f32, top: f32) -> (u8, f32) {
     let code = if scale > 0.0 {
-        (wanted / scale + zero).round_ties_even().clamp(0.0, top)
+        round(wanted / scale + zero, top)
     } else {
         zero.floor()
     };
@@ -299,7 +308,7 @@ fn best_scale(values: &[f32], importance: &[f32], zero: f32, top: f32) -> f32 {
             .iter()
             .zip(importance)
             .map(|(v, d)| {
-                let code = (v * inverse + zero).round_ties_even().clamp(0.0, top);
+                let code = round(v * inverse + zero, top);
                 let e = (code - zero) * scale - v;
                 d * e * e
             })
@@ -342,6 +351,14 @@ mod tests {
                     "{format:?}: {refined} against {fed}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn rounding_is_that_of_the_standard_library() {
+        for i in -20..2100_i16 {
+            let x = f32::from(i) * 0.125;
+            assert_eq!(round(x, 255.0), x.round_ties_even().clamp(0.0, 255.0), "{x}");
         }
     }
 

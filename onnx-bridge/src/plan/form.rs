@@ -33,6 +33,24 @@ pub enum Candidate {
         /// Of the train's two cores.
         format: BlockFormat,
     },
+    /// An interleaved train of two cores, a sum of Kronecker products.
+    Train {
+        /// The inner size.
+        rank: usize,
+        /// Row modes of the first and of the second core.
+        rows: [usize; 2],
+        /// Column modes of the first and of the second core.
+        cols: [usize; 2],
+        /// Grid and blocks of both cores.
+        format: BlockFormat,
+    },
+    /// `L C R`: a core between two factors.
+    Tucker {
+        /// Both sizes of the core.
+        rank: usize,
+        /// Grid and blocks of the core and the factors.
+        format: BlockFormat,
+    },
 }
 
 impl Candidate {
@@ -43,6 +61,16 @@ impl Candidate {
             Self::Dense { .. } => "dense",
             Self::LowRank { .. } => "low-rank",
             Self::Corrected { .. } => "corrected",
+            Self::Train { .. } => "tt",
+            Self::Tucker { .. } => "tucker",
+        }
+    }
+
+    /// Input modes and output modes: of a train one for each core, else the whole width.
+    pub fn modes(&self, [m, k]: [usize; 2]) -> [Vec<usize>; 2] {
+        match self {
+            Self::Train { rows, cols, .. } => [cols.to_vec(), rows.to_vec()],
+            _ => [vec![k], vec![m]],
         }
     }
 
@@ -50,7 +78,10 @@ impl Candidate {
     pub fn bits(&self) -> u8 {
         match self {
             Self::Keep => 32,
-            Self::Dense { format } | Self::LowRank { format, .. } => format.levels.nominal_bits(),
+            Self::Dense { format }
+            | Self::LowRank { format, .. }
+            | Self::Train { format, .. }
+            | Self::Tucker { format, .. } => format.levels.nominal_bits(),
             Self::Corrected { base, .. } => base.levels.nominal_bits(),
         }
     }
@@ -59,7 +90,10 @@ impl Candidate {
     pub fn ranks(&self) -> Vec<usize> {
         match self {
             Self::Keep | Self::Dense { .. } => Vec::new(),
-            Self::LowRank { rank, .. } | Self::Corrected { rank, .. } => vec![1, *rank, 1],
+            Self::LowRank { rank, .. }
+            | Self::Corrected { rank, .. }
+            | Self::Train { rank, .. } => vec![1, *rank, 1],
+            Self::Tucker { rank, .. } => vec![*rank, *rank],
         }
     }
 
@@ -81,6 +115,17 @@ impl Candidate {
             Self::LowRank { rank, format } => whole(format, m, *rank) + matrix(format, *rank, k),
             Self::Corrected { base, rank, format } => {
                 whole(base, m, k) + matrix(format, m, *rank) + matrix(format, *rank, k)
+            }
+            Self::Train {
+                rank,
+                rows: [m1, m2],
+                cols: [n1, n2],
+                format,
+            } => matrix(format, rank * m1, *n1) + matrix(format, *m2, rank * n2),
+            Self::Tucker { rank, format } => {
+                matrix(format, m, *rank)
+                    + matrix(format, *rank, *rank)
+                    + matrix(format, *rank, k)
             }
         }
     }
@@ -104,6 +149,21 @@ impl Candidate {
                 left: matrix(m, *rank, format)?,
                 right: matrix(*rank, k, format)?,
             },
+            Self::Train {
+                rank,
+                rows,
+                cols,
+                format,
+            } => Form::Train {
+                first: matrix(rank * rows[0], cols[0], format)?,
+                second: matrix(rows[1], rank * cols[1], format)?,
+                modes: [*rows, *cols],
+            },
+            Self::Tucker { rank, format } => Form::Tucker {
+                left: matrix(m, *rank, format)?,
+                core: matrix(*rank, *rank, format)?,
+                right: matrix(*rank, k, format)?,
+            },
         })
     }
 
@@ -115,6 +175,13 @@ impl Candidate {
             (TargetKind::Table(_), Self::LowRank { rank, .. }) => (rank * k) as f64,
             (TargetKind::Table(_), _) => k as f64,
             (_, Self::LowRank { rank, .. }) => (rank * (m + k)) as f64,
+            (_, Self::Tucker { rank, .. }) => (rank * (m + k + rank)) as f64,
+            (
+                _,
+                Self::Train {
+                    rank, rows, cols, ..
+                },
+            ) => (rank * (k * rows[0] + cols[1] * m)) as f64,
             // Engines unpack once, on loading.
             _ => dense,
         }
@@ -144,6 +211,24 @@ pub enum Form {
         /// `R [r, N]`.
         right: BlockMatrix,
     },
+    /// `W[(m1 m2), (n1 n2)] = sum_r first[(r m1), n1] second[m2, (r n2)]`.
+    Train {
+        /// The first core `[(r m1), n1]`.
+        first: BlockMatrix,
+        /// The second core `[m2, (r n2)]`.
+        second: BlockMatrix,
+        /// `[m1, m2]` and `[n1, n2]`.
+        modes: [[usize; 2]; 2],
+    },
+    /// `L C R`.
+    Tucker {
+        /// `L [M, r]`.
+        left: BlockMatrix,
+        /// `C [r, r]`.
+        core: BlockMatrix,
+        /// `R [r, N]`.
+        right: BlockMatrix,
+    },
 }
 
 /// A block matrix as an array.
@@ -160,6 +245,14 @@ impl Form {
             Self::Dense(matrix) => dense(matrix),
             Self::LowRank { left, right } => dense(left).dot(&dense(right)),
             Self::Corrected { base, left, right } => dense(base) + dense(left).dot(&dense(right)),
+            Self::Train {
+                first,
+                second,
+                modes,
+            } => super::train::contract(dense(first).view(), dense(second).view(), *modes),
+            Self::Tucker { left, core, right } => {
+                dense(left).dot(&dense(core)).dot(&dense(right))
+            }
         })
     }
 
@@ -184,6 +277,8 @@ impl Form {
             Self::Dense(matrix) => vec![matrix],
             Self::LowRank { left, right } => vec![left, right],
             Self::Corrected { base, left, right } => vec![base, left, right],
+            Self::Train { first, second, .. } => vec![first, second],
+            Self::Tucker { left, core, right } => vec![left, core, right],
         }
     }
 
@@ -201,6 +296,16 @@ impl Form {
             Candidate::Corrected { .. } => Self::Corrected {
                 base: next()?,
                 left: next()?,
+                right: next()?,
+            },
+            Candidate::Train { rows, cols, .. } => Self::Train {
+                first: next()?,
+                second: next()?,
+                modes: [*rows, *cols],
+            },
+            Candidate::Tucker { .. } => Self::Tucker {
+                left: next()?,
+                core: next()?,
                 right: next()?,
             },
         })

@@ -4,12 +4,12 @@ use std::sync::Mutex;
 
 use ndarray::Array2;
 
+use super::candidates::{candidates, errors, sensible};
 use super::feedback::{Effort, quantize};
 use super::form::Candidate;
 use super::metric::Metric;
 use super::sequence::{Context, failed, survey};
 use super::session::Session;
-use super::solve::{candidates, errors};
 use crate::blocks::{BlockFormat, Levels};
 use crate::calibrate::{Batch, Sensitivity, measure};
 use crate::error::Result;
@@ -23,12 +23,7 @@ pub(crate) fn offers(context: &Context<'_>, session: &Session<'_>) -> Vec<Vec<Ca
         let all = candidates(target)
             .into_iter()
             .filter(|c| (session.allow)(target, c));
-        let offered: Vec<Candidate> = all.collect();
-        if offered.is_empty() {
-            vec![Candidate::Keep]
-        } else {
-            offered
-        }
+        sensible(all.collect())
     });
     offers.collect()
 }
@@ -47,7 +42,7 @@ pub(crate) fn measure_losses(
             let offered = serde_json::to_vec(offered).unwrap_or_default();
             context
                 .base
-                .add(b"curve 2")
+                .add(b"curve 3")
                 .add(t.name().as_bytes())
                 .add(&offered)
                 .key()
@@ -67,7 +62,7 @@ pub(crate) fn measure_losses(
         context,
         &|t, weight, metric| {
             let target = &context.targets[t];
-            let curve = errors(weight, metric, &offers[t], target.kind())
+            let curve = errors(weight, metric, &offers[t], target)
                 .map_err(|problem| failed(target, problem))?;
             context
                 .store

@@ -54,6 +54,12 @@ impl Directions {
         })
     }
 
+    /// The first `rank` directions.
+    fn basis(&self, rank: usize) -> ArrayView2<'_, f32> {
+        let rank = rank.clamp(1, self.left.ncols().max(1));
+        self.left.slice(s![.., ..rank])
+    }
+
     /// The factors `L [M, r]`, `R [r, K]`, rounded: `R` in the norm, then `L` solved anew against the rounded `R` and
     /// rounded in the norm that `R` gives it.
     pub(crate) fn quantize(
@@ -64,27 +70,62 @@ impl Directions {
         format: BlockFormat,
         effort: Effort,
     ) -> Result<[BlockMatrix; 2], String> {
-        let rank = rank.clamp(1, self.left.ncols().max(1));
-        let basis = self.left.slice(s![.., ..rank]);
-        let right = product(basis.t(), weight)?;
+        let right = product(self.basis(rank).t(), weight)?;
         let right = quantize(right.view(), metric, format, effort)?;
         let rounded = super::form::dense(&right);
-        let weighted = product(rounded.view(), metric.moment())?;
-        let inner = product(weighted.view(), rounded.t())?.mapv(f64::from);
-        let mut damped = inner.clone();
-        let mean = inner.diag().iter().sum::<f64>() / rank as f64;
-        damped
-            .diag_mut()
-            .iter_mut()
-            .for_each(|d| *d += 1e-6 * mean + f64::MIN_POSITIVE);
-        let against = product(weight, weighted.t())?.mapv(f64::from);
-        let left = solve_right(damped, against).mapv(|v| v as f32);
-        let left = quantize(
-            left.view(),
-            &Metric::new(inner.view(), 1e-4)?,
-            format,
-            effort,
-        )?;
+        let left = against(weight, rounded.view(), metric, format, effort)?;
         Ok([left, right])
     }
+
+    /// `L [M, r]`, `C [r, r]`, `R [r, K]`, rounded from the right: `R` an orthonormal basis of the rows that the directions
+    /// leave, each of the others solved anew against what stands right of it.
+    pub(crate) fn quantize_tucker(
+        &self,
+        weight: ArrayView2<'_, f32>,
+        metric: &Metric,
+        rank: usize,
+        format: BlockFormat,
+        effort: Effort,
+    ) -> Result<[BlockMatrix; 3], String> {
+        let basis = self.basis(rank);
+        let rows = product(basis.t(), weight)?;
+        let gram = product(rows.view(), rows.t())?.mapv(f64::from);
+        let (values, vectors) = linalg::eigh(gram.view()).map_err(|e| e.to_string())?;
+        let largest = values.iter().copied().fold(0.0, f64::max);
+        let scale = values.mapv(|v| v.max(1e-10 * largest).max(f64::MIN_POSITIVE).sqrt().recip());
+        let turn = (&vectors * &scale).mapv(|v| v as f32);
+        let right = product(turn.t(), rows.view())?;
+        let right = quantize(right.view(), metric, format, effort)?;
+        let rounded = super::form::dense(&right);
+        let core = against(rows.view(), rounded.view(), metric, format, effort)?;
+        let inner = product(super::form::dense(&core).view(), rounded.view())?;
+        let left = against(weight, inner.view(), metric, format, effort)?;
+        Ok([left, core, right])
+    }
+}
+
+/// `L` with `L R` nearest to the weight for a given `R`, rounded in the norm that `R` gives it.
+fn against(
+    weight: ArrayView2<'_, f32>,
+    right: ArrayView2<'_, f32>,
+    metric: &Metric,
+    format: BlockFormat,
+    effort: Effort,
+) -> Result<BlockMatrix, String> {
+    let weighted = product(right, metric.moment())?;
+    let inner = product(weighted.view(), right.t())?.mapv(f64::from);
+    let mut damped = inner.clone();
+    let mean = inner.diag().iter().sum::<f64>() / inner.nrows().max(1) as f64;
+    damped
+        .diag_mut()
+        .iter_mut()
+        .for_each(|d| *d += 1e-6 * mean + f64::MIN_POSITIVE);
+    let wanted = product(weight, weighted.t())?.mapv(f64::from);
+    let left = solve_right(damped, wanted).mapv(|v| v as f32);
+    quantize(
+        left.view(),
+        &Metric::new(inner.view(), 1e-4)?,
+        format,
+        effort,
+    )
 }

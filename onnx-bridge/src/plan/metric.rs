@@ -1,6 +1,7 @@
 //! The norm in which a weight's error is measured: `tr(E C Eᵀ)` for the second moment `C` of the layer's inputs.
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView2, s};
+use tn_formats::linalg;
 
 /// Rows of a block of the factorization; a triangle of it stays in the first-level cache.
 const BLOCK: usize = 64;
@@ -115,25 +116,33 @@ impl Metric {
 }
 
 /// Overwrites the lower triangle with its Cholesky factor; a pivot that round-off made too small becomes `least`.
+///
+/// A panel of columns at a time: what the columns before take away from it is one product, the rest is done row by row.
 pub(crate) fn cholesky(a: &mut Array2<f64>, least: f64) {
     let n = a.nrows();
-    let data = a.as_slice_mut().expect("made in standard layout");
     for start in (0..n).step_by(BLOCK) {
         let end = (start + BLOCK).min(n);
-        for i in start..n {
-            // Row i of the panel: columns start..min(i + 1, end), from all columns before.
-            for j in start..end.min(i + 1) {
-                let (head, tail) = data.split_at_mut(i * n);
-                let row_i = &mut tail[..n];
+        let width = end - start;
+        let mut panel = a.slice(s![start.., start..end]).to_owned();
+        let before = a.slice(s![start.., ..start]);
+        let top = a.slice(s![start..end, ..start]);
+        linalg::gemm(-1.0, before, top.t(), 1.0, panel.view_mut())
+            .expect("rows and columns of one matrix");
+        let data = panel.as_slice_mut().expect("made in standard layout");
+        for i in 0..n - start {
+            let (head, tail) = data.split_at_mut(i * width);
+            let row_i = &mut tail[..width];
+            for j in 0..width.min(i + 1) {
                 if i == j {
                     let rest = row_i[i] - dot(&row_i[..i], &row_i[..i]);
                     row_i[i] = rest.max(least * 1e-3).sqrt();
                 } else {
-                    let row_j = &head[j * n..j * n + n];
+                    let row_j = &head[j * width..(j + 1) * width];
                     row_i[j] = (row_i[j] - dot(&row_i[..j], &row_j[..j])) / row_j[j];
                 }
             }
         }
+        a.slice_mut(s![start.., start..end]).assign(&panel);
     }
 }
 

@@ -4,6 +4,8 @@ mod allocate;
 #[cfg(feature = "tract")]
 mod apply;
 #[cfg(feature = "tract")]
+mod candidates;
+#[cfg(feature = "tract")]
 mod check;
 mod curve;
 mod feedback;
@@ -27,6 +29,8 @@ mod solve;
 #[cfg(feature = "tract")]
 mod spd;
 mod store;
+#[cfg(feature = "tract")]
+mod train;
 
 pub use allocate::{Allocation, Limits, Outcome, allocate};
 pub use curve::{Curve, Point};

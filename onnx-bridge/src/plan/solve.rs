@@ -1,13 +1,13 @@
 //! One job: one weight, one candidate, one norm.
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::ArrayView2;
 
 use super::feedback::{Effort, quantize};
 use super::form::{Candidate, Form};
 use super::low_rank::Directions;
 use super::metric::Metric;
+use super::train::Kronecker;
 use crate::blocks::{BlockFormat, BlockMatrix, Levels};
-use crate::calibrate::{Target, TargetKind};
 
 /// Makes a weight into what a candidate says, in the norm of its inputs.
 ///
@@ -42,105 +42,28 @@ pub fn solve(
             )?;
             Form::Corrected { base, left, right }
         }
-    })
-}
-
-/// Above this inner size no low rank is tried: the eigenvectors would take longer than all else.
-const LARGEST_INNER: usize = 2048;
-
-/// All candidates for a weight, [`Candidate::Keep`] first.
-pub(crate) fn candidates(target: &Target) -> Vec<Candidate> {
-    let [m, k] = target.shape();
-    let mut all = vec![Candidate::Keep];
-    let mut push = |candidate: Candidate| {
-        if candidate.bytes(target) < target.bytes() && !all.contains(&candidate) {
-            all.push(candidate);
-        }
-    };
-    let format = |levels, block: usize| BlockFormat {
-        levels,
-        block: block.min(k),
-    };
-    for levels in Levels::ALL {
-        let blocks: &[usize] = match levels {
-            Levels::L256 | Levels::L40 => &[128],
-            _ => &[128, 32],
-        };
-        blocks.iter().for_each(|&b| {
-            push(Candidate::Dense {
-                format: format(levels, b),
-            })
-        });
-    }
-    let inner = m.min(k);
-    if inner <= LARGEST_INNER {
-        for (part, levels) in [
-            (32, Levels::L256),
-            (16, Levels::L256),
-            (16, Levels::L16),
-            (8, Levels::L16),
-            (4, Levels::L16),
-            (3, Levels::L16),
-        ] {
-            let rank = (inner / part).max(1);
-            push(Candidate::LowRank {
-                rank,
-                format: BlockFormat { levels, block: 128 },
-            });
-        }
-        if matches!(target.kind(), TargetKind::Dense(_)) {
-            for levels in [Levels::L3, Levels::L4, Levels::L6] {
-                let (rank, fine) = (
-                    (inner / 24).max(1),
-                    BlockFormat {
-                        levels: Levels::L16,
-                        block: 128,
-                    },
-                );
-                push(Candidate::Corrected {
-                    base: format(levels, 128),
-                    rank,
-                    format: fine,
-                });
+        Candidate::Train {
+            rank,
+            rows,
+            cols,
+            format,
+        } => {
+            let modes = [rows, cols];
+            let [first, second] = Kronecker::new(weight, modes)?
+                .quantize(weight, metric, rank, format, effort)?;
+            Form::Train {
+                first,
+                second,
+                modes,
             }
         }
-    }
-    all
-}
-
-/// The error of every candidate, in squared output units per row, where the rows of a table that are given stand for all.
-pub(crate) fn errors(
-    weight: &Array2<f32>,
-    metric: &Metric,
-    candidates: &[Candidate],
-    kind: &TargetKind,
-) -> Result<Vec<f64>, String> {
-    let rows = match kind {
-        TargetKind::Table(_) => weight.nrows() as f64,
-        TargetKind::Dense(_) => 1.0,
-    };
-    let mut directions = None;
-    candidates
-        .iter()
-        .map(|candidate| {
-            let form = match *candidate {
-                Candidate::LowRank { rank, format } => {
-                    let known = match &directions {
-                        Some(known) => known,
-                        None => directions.insert(Directions::new(weight.view(), metric)?),
-                    };
-                    let [left, right] =
-                        known.quantize(weight.view(), metric, rank, format, Effort::Feedback)?;
-                    Form::LowRank { left, right }
-                }
-                ref other => solve(weight.view(), metric, other, Effort::Feedback)?,
-            };
-            let Some(matrix) = form.matrix() else {
-                return Ok(0.0);
-            };
-            Ok(metric.energy((weight - &matrix).view()) / rows)
-        })
-        .collect()
+        Candidate::Tucker { rank, format } => {
+            let directions = Directions::new(weight, metric)?;
+            let [left, core, right] =
+                directions.quantize_tucker(weight, metric, rank, format, effort)?;
+            Form::Tucker { left, core, right }
+        }
+    })
 }
 
 /// Writes a form's parts: for each its shape, levels, block, unit, codes and steps.
@@ -187,7 +110,8 @@ pub(crate) fn decode(candidate: &Candidate, bytes: &[u8]) -> Option<(Form, Optio
         Candidate::Keep => 0,
         Candidate::Dense { .. } => 1,
         Candidate::LowRank { .. } => 2,
-        Candidate::Corrected { .. } => 3,
+        Candidate::Train { .. } => 2,
+        Candidate::Corrected { .. } | Candidate::Tucker { .. } => 3,
     };
     let mut parts = Vec::with_capacity(expected);
     for _ in 0..expected {
@@ -217,7 +141,7 @@ mod tests {
     use super::super::metric::tests::sample;
     use super::*;
 
-    fn some() -> [Candidate; 4] {
+    fn some() -> [Candidate; 6] {
         let format = BlockFormat {
             levels: Levels::L16,
             block: 32,
@@ -235,6 +159,13 @@ mod tests {
                 rank: 3,
                 format,
             },
+            Candidate::Train {
+                rank: 2,
+                rows: [4, 5],
+                cols: [6, 8],
+                format,
+            },
+            Candidate::Tucker { rank: 5, format },
         ]
     }
 

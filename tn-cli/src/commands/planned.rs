@@ -5,13 +5,15 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use onnx_bridge::blocks::Levels;
+use onnx_bridge::calibrate::TargetKind;
 use onnx_bridge::plan::{Candidate, Plan, Planned, Session, compress_planned, replay};
 use onnx_bridge::{Model, inspect};
 use serde::Serialize;
 
 use super::verification::VerificationReport;
 use super::{Bytes, Ended, print, print_json};
-use crate::args::{CompressArgs, PlanArgs, TalkArgs};
+use crate::args::{CompressArgs, PlanArgs, SettingsArgs, TalkArgs};
 use crate::encoded::{Encoded, Storage};
 use crate::error::CliError;
 use crate::goals::{FolderStore, GoalArgs};
@@ -96,6 +98,29 @@ struct Ask<'a> {
     talk: &'a TalkArgs,
 }
 
+/// The finest grid that takes at most so many bits for a code, by its nominal bits.
+fn grid_of(bits: u8) -> u8 {
+    let grids = Levels::ALL.iter().map(|l| l.nominal_bits());
+    grids.filter(|b| *b <= bits).max().unwrap_or(bits)
+}
+
+/// Settings that a plan has no choice for.
+fn refuse(settings: &SettingsArgs) -> Result<(), CliError> {
+    let given = [
+        ("--layout", settings.layout.is_some()),
+        ("--modes", settings.modes.is_some()),
+        ("--ranks", settings.ranks.is_some()),
+        ("--scheme", settings.scheme.is_some()),
+        ("--granularity", settings.granularity.is_some()),
+    ];
+    match given.iter().find(|(_, set)| *set) {
+        Some((flag, _)) => Err(CliError::Usage(format!(
+            "{flag}: a goal leaves this to the plan; --format and --bits narrow its choices"
+        ))),
+        None => Ok(()),
+    }
+}
+
 fn solve(ask: &Ask<'_>, model: &Model) -> Result<Planned, CliError> {
     let progress = Progress::detect(ask.talk.quiet);
     let data = read_dataset(ask.calib, model)?;
@@ -133,11 +158,11 @@ fn solve(ask: &Ask<'_>, model: &Model) -> Result<Planned, CliError> {
         };
         let named = match format.unwrap_or(Format::Auto) {
             Format::Auto => true,
-            Format::Dense => matches!(candidate, Candidate::Keep | Candidate::Dense { .. }),
-            Format::LowRank => matches!(candidate, Candidate::Keep | Candidate::LowRank { .. }),
-            Format::Tt | Format::Tucker => *candidate == Candidate::Keep,
+            // Trains and Tucker networks stand for matrices of dense layers only: a table chooses freely.
+            Format::Tt | Format::Tucker if matches!(target.kind(), TargetKind::Table(_)) => true,
+            one => *candidate == Candidate::Keep || candidate.format_name() == one.name(),
         };
-        named && bits.is_none_or(|b| *candidate != Candidate::Keep && candidate.bits() == b)
+        named && bits.is_none_or(|b| *candidate != Candidate::Keep && candidate.bits() == grid_of(b))
     };
     let store = FolderStore::new(ask.goals.jobs.as_deref(), ask.beside);
     let stage = progress.stage("planning", 0);
@@ -183,6 +208,7 @@ pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
             "a goal or a plan needs --calib: the choices rest on what the layers are given".into(),
         ));
     };
+    refuse(&args.settings)?;
     not_the_input(&args.model, &args.output)?;
     let output = OutputFile::new(&args.output, existing(args.force))?;
     use_threads(args.compute.threads)?;
@@ -221,6 +247,7 @@ pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
 /// `tnq plan`: the choices, without a model.
 pub(crate) fn plan(args: &PlanArgs) -> Result<Ended, CliError> {
     let start = Instant::now();
+    refuse(&args.settings)?;
     use_threads(args.compute.threads)?;
     let model = read_model(&args.model)?;
     let output = args
@@ -282,9 +309,9 @@ fn tell(
             op: &w.op,
             shape: w.shape,
             format: w.choice.format_name(),
-            modes: Modes {
-                input: vec![w.shape[1]],
-                output: vec![w.shape[0]],
+            modes: {
+                let [input, output] = w.choice.modes(w.shape);
+                Modes { input, output }
             },
             ranks: w.choice.ranks(),
             bits: w.choice.bits(),
@@ -352,6 +379,12 @@ fn text(report: &Report<'_>) -> String {
                 }
                 Candidate::Corrected { base, rank, .. } => {
                     format!("{} levels + rank {rank}", base.levels.count())
+                }
+                Candidate::Train { rank, format, .. } => {
+                    format!("two cores, rank {rank}, {} levels", format.levels.count())
+                }
+                Candidate::Tucker { rank, format } => {
+                    format!("core of {rank}, {} levels", format.levels.count())
                 }
                 _ => String::new(),
             };
