@@ -59,7 +59,10 @@ fn a_size_is_hit_and_a_plan_replays_byte_for_byte() {
         let again = replay(&model, &session, &plan).unwrap();
         assert_eq!(again.model.encode().unwrap(), bytes, "1/{part}");
         let checked = verify(&model, &planned.model, &data).unwrap();
-        assert!((checked.relative_l2 - planned.verification.relative_l2).abs() < 1e-3 * (1.0 + planned.verification.relative_l2));
+        assert!(
+            (checked.relative_l2 - planned.verification.relative_l2).abs()
+                < 1e-3 * (1.0 + planned.verification.relative_l2)
+        );
     }
 }
 
@@ -72,7 +75,11 @@ fn a_loss_is_kept_by_what_was_verified() {
     };
     let planned = planned(&model, &data, goal, &MemoryStore::default());
     assert_eq!(planned.blocking, None);
-    assert!(planned.verification.relative_l2 <= 0.05, "{}", planned.verification.relative_l2);
+    assert!(
+        planned.verification.relative_l2 <= 0.05,
+        "{}",
+        planned.verification.relative_l2
+    );
     assert!(
         planned.plan.bytes < model.encoded_len() / 3,
         "{}",

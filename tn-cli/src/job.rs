@@ -125,9 +125,13 @@ impl Choices {
             })
         };
         let formats = of_rules().map(|(_, settings)| settings.format);
-        if formats.chain([base.format]).any(|f| f == Some(Format::Corrected)) {
+        if formats
+            .chain([base.format])
+            .any(|f| f == Some(Format::Corrected))
+        {
             return Err(CliError::Usage(
-                "the format corrected is chosen by data: it needs a goal, such as --target-size".to_owned(),
+                "the format corrected is chosen by data: it needs a goal, such as --target-size"
+                    .to_owned(),
             ));
         }
         // Modes for all layers are of use as long as any layer may become a train.

@@ -9,8 +9,8 @@ mod stage;
 mod target;
 
 pub(crate) use batches::{Batch, Values, mask};
-pub use moments::Moments;
 pub(crate) use moments::Centre;
+pub use moments::Moments;
 pub(crate) use native::Operand;
 pub use sensitivity::Sensitivity;
 pub(crate) use sensitivity::measure;

@@ -51,7 +51,9 @@ impl<'a> Operand<'a> {
     pub(crate) fn whole(&self, target: &Target) -> Option<TensorProto> {
         let matrix = match self {
             Self::Matrix(matrix) => Cow::Borrowed(matrix),
-            Self::Factors(left, right) => Cow::Owned(linalg::matmul(left.view(), right.view()).ok()?),
+            Self::Factors(left, right) => {
+                Cow::Owned(linalg::matmul(left.view(), right.view()).ok()?)
+            }
             Self::Stored(_) => return None,
             Self::Coded(..) => Cow::Owned(self.rows(&(0..target.shape()[0]).collect::<Vec<_>>())?),
         };
@@ -76,7 +78,8 @@ impl<'a> Operand<'a> {
             }
             Self::Coded(matrix, right) => {
                 let mut values = Vec::with_capacity(rows.len() * matrix.shape()[1]);
-                rows.iter().for_each(|&row| matrix.dequantize_row(row, &mut values));
+                rows.iter()
+                    .for_each(|&row| matrix.dequantize_row(row, &mut values));
                 let left = Array2::from_shape_vec((rows.len(), matrix.shape()[1]), values).ok()?;
                 match right {
                     Some(right) => linalg::matmul(left.view(), right.view()).ok(),
@@ -149,7 +152,10 @@ fn product(
     shape.push(layer.outputs());
     let standard = x.as_standard_layout();
     let rows = ArrayView2::from_shape((x.len() / k.max(1), k), standard.as_slice()?).ok()?;
-    let mut y = operand.multiply(rows)?.into_shape_with_order(IxDyn(&shape)).ok()?;
+    let mut y = operand
+        .multiply(rows)?
+        .into_shape_with_order(IxDyn(&shape))
+        .ok()?;
     if let Some(bias) = layer.bias().filter(|b| b.add_node().is_none()) {
         let added = floats_of(view, bias.value(), overrides, values)?;
         y.scaled_add(bias.beta(), &added.broadcast(IxDyn(&shape))?);
@@ -197,7 +203,10 @@ pub(crate) fn looked_up(
         Some(_) => return None,
         None => {
             let constant = Constant::find(view, name).filter(Constant::is_direct)?;
-            (tensor::to_i64(constant.tensor())?, constant.shape().to_vec())
+            (
+                tensor::to_i64(constant.tensor())?,
+                constant.shape().to_vec(),
+            )
         }
     };
     let rows: Option<Vec<usize>> = indices.into_iter().map(row).collect();

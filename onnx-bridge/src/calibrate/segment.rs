@@ -105,11 +105,14 @@ impl Cut<'_> {
         let outputs = std::slice::from_ref(output);
         let (engine, fed) = load(self, &[node], &overrides, values, outputs)?;
         let inputs: Vec<NpyArray> = fed.iter().map(|v| values[v].clone()).collect();
-        engine.run(&inputs)?.pop().ok_or_else(|| Error::UndefinedValue {
-            place: "calibration".into(),
-            field: "output",
-            value: output.clone(),
-        })
+        engine
+            .run(&inputs)?
+            .pop()
+            .ok_or_else(|| Error::UndefinedValue {
+                place: "calibration".into(),
+                field: "output",
+                value: output.clone(),
+            })
     }
 
     /// The other nodes of segment `s`, for values of just these shapes; `None` where nothing of them is read.

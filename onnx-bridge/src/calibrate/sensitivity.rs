@@ -47,15 +47,15 @@ pub(crate) fn measure(
     let still = outputs(cut, &values);
     let rest = |s: usize, mut values: Values| -> Result<f64> {
         cut.run_rest(s, loaded[s].as_ref(), &mut values)?;
-        for s in s + 1..count {
+        for (s, loaded) in loaded.iter().enumerate().skip(s + 1) {
             cut.run_uses(s, &cut.originals(s)?, &none, &mut values)?;
-            cut.run_rest(s, loaded[s].as_ref(), &mut values)?;
+            cut.run_rest(s, loaded.as_ref(), &mut values)?;
         }
         Ok(relative_loss(batch, &still, &outputs(cut, &values)))
     };
     let mut measured = vec![Sensitivity { gain: 0.0 }; cut.targets.len()];
     let mut values = batch.inputs.clone();
-    for s in 0..count {
+    for (s, engine) in loaded.iter().enumerate() {
         let read = values.clone();
         cut.run_uses(s, &cut.originals(s)?, &none, &mut values)?;
         let firsts: Vec<usize> = cut
@@ -89,7 +89,7 @@ pub(crate) fn measure(
         for (&t, gain) in firsts.iter().zip(gains) {
             measured[t] = Sensitivity { gain };
         }
-        cut.run_rest(s, loaded[s].as_ref(), &mut values)?;
+        cut.run_rest(s, engine.as_ref(), &mut values)?;
     }
     Ok(measured)
 }

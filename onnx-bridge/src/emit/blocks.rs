@@ -122,7 +122,10 @@ pub(crate) fn place_train(
         columns(e, &format!("{name}/b"), second)?,
     ];
     let shapes = [[1, m1, n1, rank], [rank, m2, n2, 1]].map(|s| s.map(|n| n as i64));
-    Ok(Placed::Train(PlacedTrain::forward_cores(cores, shapes.to_vec())))
+    Ok(Placed::Train(PlacedTrain::forward_cores(
+        cores,
+        shapes.to_vec(),
+    )))
 }
 
 /// Stores `Q + L R` as one operand, which engines compute when they load.

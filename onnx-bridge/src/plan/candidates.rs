@@ -118,8 +118,7 @@ fn train_modes(target: &Target) -> Option<[[usize; 2]; 2]> {
 /// What an offer is worth looking at: a Tucker network of a matrix is a low rank with a core more, so it is offered only
 /// where nothing but it is allowed.
 pub(crate) fn sensible(offered: Vec<Candidate>) -> Vec<Candidate> {
-    let better =
-        |c: &Candidate| !matches!(c, Candidate::Keep | Candidate::Tucker { .. });
+    let better = |c: &Candidate| !matches!(c, Candidate::Keep | Candidate::Tucker { .. });
     if offered.iter().any(better) {
         let kept = |c: &Candidate| !matches!(c, Candidate::Tucker { .. });
         return offered.into_iter().filter(kept).collect();

@@ -358,7 +358,11 @@ mod tests {
     fn rounding_is_that_of_the_standard_library() {
         for i in -20..2100_i16 {
             let x = f32::from(i) * 0.125;
-            assert_eq!(round(x, 255.0), x.round_ties_even().clamp(0.0, 255.0), "{x}");
+            assert_eq!(
+                round(x, 255.0),
+                x.round_ties_even().clamp(0.0, 255.0),
+                "{x}"
+            );
         }
     }
 

@@ -123,9 +123,7 @@ impl Candidate {
                 format,
             } => matrix(format, rank * m1, *n1) + matrix(format, *m2, rank * n2),
             Self::Tucker { rank, format } => {
-                matrix(format, m, *rank)
-                    + matrix(format, *rank, *rank)
-                    + matrix(format, *rank, k)
+                matrix(format, m, *rank) + matrix(format, *rank, *rank) + matrix(format, *rank, k)
             }
         }
     }
@@ -250,9 +248,7 @@ impl Form {
                 second,
                 modes,
             } => super::train::contract(dense(first).view(), dense(second).view(), *modes),
-            Self::Tucker { left, core, right } => {
-                dense(left).dot(&dense(core)).dot(&dense(right))
-            }
+            Self::Tucker { left, core, right } => dense(left).dot(&dense(core)).dot(&dense(right)),
         })
     }
 

@@ -49,7 +49,11 @@ pub(crate) fn measure_losses(
         })
         .collect();
     let recall = |key: &str, len: usize| -> Option<Vec<f64>> {
-        let found: Vec<f64> = serde_json::from_slice(&context.store.get(key)?).ok()?;
+        let found: Vec<Option<f64>> = serde_json::from_slice(&context.store.get(key)?).ok()?;
+        let found: Vec<f64> = found
+            .into_iter()
+            .map(|e| e.unwrap_or(f64::INFINITY))
+            .collect();
         (found.len() == len).then_some(found)
     };
     let known: Vec<Option<Vec<f64>>> = keys
@@ -64,9 +68,10 @@ pub(crate) fn measure_losses(
             let target = &context.targets[t];
             let curve = errors(weight, metric, &offers[t], target)
                 .map_err(|problem| failed(target, problem))?;
-            context
-                .store
-                .put(&keys[t], &serde_json::to_vec(&curve).unwrap_or_default());
+            context.store.put(
+                &keys[t],
+                &serde_json::to_vec(&kept(&curve)).unwrap_or_default(),
+            );
             if let Ok(mut found) = found.lock() {
                 found[t] = Some(curve);
             }
@@ -85,6 +90,11 @@ pub(crate) fn measure_losses(
             curve.into_iter().map(|e| e * s.gain).collect()
         });
     Ok(scaled.collect())
+}
+
+/// Errors as they are stored: one that is infinite is nothing.
+fn kept(errors: &[f64]) -> Vec<Option<f64>> {
+    errors.iter().map(|e| e.is_finite().then_some(*e)).collect()
 }
 
 fn sensitivities(context: &Context<'_>, session: &Session<'_>) -> Result<Vec<Sensitivity>> {

@@ -16,7 +16,10 @@ pub(crate) struct Directions {
 }
 
 /// `a b` through the backend; inner sizes are equal wherever this is called.
-pub(crate) fn product(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>) -> Result<Array2<f32>, String> {
+pub(crate) fn product(
+    a: ArrayView2<'_, f32>,
+    b: ArrayView2<'_, f32>,
+) -> Result<Array2<f32>, String> {
     linalg::matmul(a, b).map_err(|e| e.to_string())
 }
 

@@ -139,7 +139,11 @@ impl<'c> Search<'c> {
             if (fits && next <= budget + budget / 2000) || (over && next >= budget) {
                 break;
             }
-            budget = if fits { next } else { next.min(budget - 1.min(budget)) };
+            budget = if fits {
+                next
+            } else {
+                next.min(budget - 1.min(budget))
+            };
         }
         best.ok_or_else(|| nothing("a budget"))
     }
@@ -189,9 +193,7 @@ impl<'c> Search<'c> {
     fn excess(&self, trial: &Trial) -> f64 {
         let found = &trial.verification;
         let over = |found: f64, most: f64| (found.max(1e-9) / most.max(1e-9)).ln();
-        let loss = self
-            .most_loss()
-            .map(|most| over(found.relative_l2, most));
+        let loss = self.most_loss().map(|most| over(found.relative_l2, most));
         let dropped = found.accuracy_before.zip(found.accuracy_after);
         let drop = self
             .session

@@ -243,7 +243,10 @@ fn norm(
         TargetKind::Dense(_) => {
             let own = seen.take_own(centre(context, t));
             let metric = Metric::new(own.view(), DAMPING);
-            Ok((metric.map_err(|problem| failed(target, problem))?, Some(own)))
+            Ok((
+                metric.map_err(|problem| failed(target, problem))?,
+                Some(own),
+            ))
         }
     }
 }
@@ -299,7 +302,9 @@ pub(crate) fn solve_all(
             upstream = upstream
                 .add(context.targets[t].name().as_bytes())
                 .add(&choice);
-            if let (Some(bias), Some(name)) = (&result.bias, bias_name(context.view, &context.targets[t])) {
+            if let (Some(bias), Some(name)) =
+                (&result.bias, bias_name(context.view, &context.targets[t]))
+            {
                 let bias = tensor::from_f32(&name, &[bias.len()], bias);
                 runner.overrides.insert(name, bias);
             }
@@ -352,7 +357,10 @@ fn job(runner: &Runner<'_>, t: usize, choice: &Candidate) -> Result<Solved> {
         let [_, y] = seen.means();
         let error = &original - &form.matrix()?;
         let shift = error.mapv(f64::from).dot(&y) + seen.mean_missing();
-        let shifted = bias.iter().zip(&shift).map(|(b, s)| (f64::from(*b) + s) as f32);
+        let shifted = bias
+            .iter()
+            .zip(&shift)
+            .map(|(b, s)| (f64::from(*b) + s) as f32);
         Some(shifted.collect())
     });
     Ok(Solved { form, bias })
@@ -378,5 +386,9 @@ fn fitted(
     let held = HELD * energy * (1.0 + k as f64 / count.max(1.0));
     own.diag_mut().iter_mut().for_each(|d| *d += held);
     let moved = solve_right(own, missing);
-    Some(ndarray::Zip::from(original).and(&moved).map_collect(|w, m| (f64::from(*w) + m) as f32))
+    Some(
+        ndarray::Zip::from(original)
+            .and(&moved)
+            .map_collect(|w, m| (f64::from(*w) + m) as f32),
+    )
 }

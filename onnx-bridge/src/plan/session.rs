@@ -98,7 +98,8 @@ pub fn compress_planned(model: &Model, session: &Session<'_>) -> Result<Planned>
     if session.goal.drop.is_some() && session.data.labels().is_none() {
         return Err(Error::Dataset {
             array: Dataset::LABELS.into(),
-            problem: "expected the classes of the samples for a goal on accuracy, found none".into(),
+            problem: "expected the classes of the samples for a goal on accuracy, found none"
+                .into(),
         });
     }
     let view = GraphView::new(model);

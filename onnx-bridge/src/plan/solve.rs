@@ -49,8 +49,8 @@ pub fn solve(
             format,
         } => {
             let modes = [rows, cols];
-            let [first, second] = Kronecker::new(weight, modes)?
-                .quantize(weight, metric, rank, format, effort)?;
+            let [first, second] =
+                Kronecker::new(weight, modes)?.quantize(weight, metric, rank, format, effort)?;
             Form::Train {
                 first,
                 second,

@@ -30,7 +30,8 @@ pub(crate) fn contract(
     let rank = second.ncols() / n2.max(1);
     let a = turn(first, [rank, m1, n1], [1, 2, 0]);
     let b = turn(second, [m2, rank, n2], [1, 0, 2]);
-    let kron = linalg::matmul(a.view(), b.view()).unwrap_or_else(|_| Array2::zeros((m1 * n1, m2 * n2)));
+    let kron =
+        linalg::matmul(a.view(), b.view()).unwrap_or_else(|_| Array2::zeros((m1 * n1, m2 * n2)));
     fold(kron, [[m1, m2], [n1, n2]])
 }
 
@@ -40,7 +41,11 @@ fn turn(matrix: ArrayView2<'_, f32>, shape: [usize; 3], axes: [usize; 3]) -> Arr
     let cube = standard
         .to_shape((shape[0], shape[1], shape[2]))
         .expect("as many elements as the axes have");
-    let turned = cube.view().permuted_axes(axes).as_standard_layout().into_owned();
+    let turned = cube
+        .view()
+        .permuted_axes(axes)
+        .as_standard_layout()
+        .into_owned();
     let (p, q, r) = turned.dim();
     let dim = if axes[2] == 0 { (p * q, r) } else { (p, q * r) };
     turned
@@ -62,7 +67,10 @@ fn fold(kron: Array2<f32>, [[m1, m2], [n1, n2]]: Modes) -> Array2<f32> {
 
 /// `[(m1 m2), (n1 n2)]` as `[(m1 n1), (m2 n2)]`: of rank one where the matrix is one Kronecker product.
 fn unfold(matrix: ArrayView2<'_, f32>, [[m1, m2], [n1, n2]]: Modes) -> Array2<f32> {
-    fold(matrix.as_standard_layout().into_owned(), [[m1, n1], [m2, n2]])
+    fold(
+        matrix.as_standard_layout().into_owned(),
+        [[m1, n1], [m2, n2]],
+    )
 }
 
 /// The pairs of factors of a matrix, those with most energy first.
@@ -159,18 +167,31 @@ impl Kronecker {
             .into_shape_with_order((rank * m1, n1))
             .map_err(|e| e.to_string())?;
         let own = own_moment(metric.moment(), [n1, n2]);
-        let first = quantize(first.view(), &Metric::new(own.view(), 1e-4)?, format, effort)?;
+        let first = quantize(
+            first.view(),
+            &Metric::new(own.view(), 1e-4)?,
+            format,
+            effort,
+        )?;
         let rounded = turn(super::form::dense(&first).view(), [rank, m1, n1], [1, 2, 0]);
         let (second, normal) = solve_second(&rounded, weighted.view(), moment.view(), self.modes)?;
         // `[r, (m2 n2)]` as `[m2, (r n2)]`.
         let cube = second
             .into_shape_with_order((rank, m2, n2))
             .map_err(|e| e.to_string())?;
-        let second = cube.permuted_axes([1, 0, 2]).as_standard_layout().into_owned();
+        let second = cube
+            .permuted_axes([1, 0, 2])
+            .as_standard_layout()
+            .into_owned();
         let second = second
             .into_shape_with_order((m2, rank * n2))
             .map_err(|e| e.to_string())?;
-        let second = quantize(second.view(), &Metric::new(normal.view(), 1e-4)?, format, effort)?;
+        let second = quantize(
+            second.view(),
+            &Metric::new(normal.view(), 1e-4)?,
+            format,
+            effort,
+        )?;
         Ok([first, second])
     }
 }
@@ -213,10 +234,18 @@ fn solve_second(
     let shape = |e: ndarray::ShapeError| e.to_string();
     let rank = a.ncols();
     // sum over m1 of a[m1, n1, r] a[m1, n1', r'] as [(r r'), (n1 n1')].
-    let rows = a.view().into_shape_with_order((m1, n1 * rank)).map_err(shape)?;
+    let rows = a
+        .view()
+        .into_shape_with_order((m1, n1 * rank))
+        .map_err(shape)?;
     let gram = product(rows.t(), rows)?;
-    let gram = gram.into_shape_with_order((n1, rank, n1, rank)).map_err(shape)?;
-    let gram = gram.permuted_axes([1, 3, 0, 2]).as_standard_layout().into_owned();
+    let gram = gram
+        .into_shape_with_order((n1, rank, n1, rank))
+        .map_err(shape)?;
+    let gram = gram
+        .permuted_axes([1, 3, 0, 2])
+        .as_standard_layout()
+        .into_owned();
     let gram = gram
         .into_shape_with_order((rank * rank, n1 * n1))
         .map_err(shape)?;
@@ -224,15 +253,23 @@ fn solve_second(
     let normal = normal
         .into_shape_with_order((rank, rank, n2, n2))
         .map_err(shape)?;
-    let normal = normal.permuted_axes([0, 2, 1, 3]).as_standard_layout().into_owned();
+    let normal = normal
+        .permuted_axes([0, 2, 1, 3])
+        .as_standard_layout()
+        .into_owned();
     let normal = normal
         .into_shape_with_order((rank * n2, rank * n2))
         .map_err(shape)?
         .mapv(f64::from);
     // The right side, [r, (m2 n2)] as [m2, (r n2)].
     let against = product(a.t(), weighted)?;
-    let against = against.into_shape_with_order((rank, m2, n2)).map_err(shape)?;
-    let against = against.permuted_axes([1, 0, 2]).as_standard_layout().into_owned();
+    let against = against
+        .into_shape_with_order((rank, m2, n2))
+        .map_err(shape)?;
+    let against = against
+        .permuted_axes([1, 0, 2])
+        .as_standard_layout()
+        .into_owned();
     let against = against
         .into_shape_with_order((m2, rank * n2))
         .map_err(shape)?
@@ -244,9 +281,16 @@ fn solve_second(
         .iter_mut()
         .for_each(|d| *d += RIDGE * mean + f64::MIN_POSITIVE);
     let solved = solve_right(damped, against).mapv(|v| v as f32);
-    let solved = solved.into_shape_with_order((m2, rank, n2)).map_err(shape)?;
-    let solved = solved.permuted_axes([1, 0, 2]).as_standard_layout().into_owned();
-    let solved = solved.into_shape_with_order((rank, m2 * n2)).map_err(shape)?;
+    let solved = solved
+        .into_shape_with_order((m2, rank, n2))
+        .map_err(shape)?;
+    let solved = solved
+        .permuted_axes([1, 0, 2])
+        .as_standard_layout()
+        .into_owned();
+    let solved = solved
+        .into_shape_with_order((rank, m2 * n2))
+        .map_err(shape)?;
     Ok((solved, normal))
 }
 
@@ -273,7 +317,8 @@ mod tests {
         let (rest, moment) = sample(24, 48);
         let mut weight = rest * noise;
         for part in parts.outer_iter() {
-            let at = |m: usize, n: usize| part[(m / 6) * 6 + n / 8] * part[24 + (m % 6) * 8 + n % 8];
+            let at =
+                |m: usize, n: usize| part[(m / 6) * 6 + n / 8] * part[24 + (m % 6) * 8 + n % 8];
             weight += &Array2::from_shape_fn((24, 48), |(m, n)| at(m, n));
         }
         (weight, Metric::new(moment.view(), 0.01).unwrap())

@@ -162,7 +162,8 @@ fn solve(ask: &Ask<'_>, model: &Model) -> Result<Planned, CliError> {
             Format::Tt | Format::Tucker if matches!(target.kind(), TargetKind::Table(_)) => true,
             one => *candidate == Candidate::Keep || candidate.format_name() == one.name(),
         };
-        named && bits.is_none_or(|b| *candidate != Candidate::Keep && candidate.bits() == grid_of(b))
+        named
+            && bits.is_none_or(|b| *candidate != Candidate::Keep && candidate.bits() == grid_of(b))
     };
     let store = FolderStore::new(ask.goals.jobs.as_deref(), ask.beside);
     let stage = progress.stage("planning", 0);
@@ -274,10 +275,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Ended, CliError> {
         output.write(|file| file.write_all(&text))?;
     }
     let total = start.elapsed().as_secs_f64();
-    let seconds = Seconds {
-        plan: total,
-        total,
-    };
+    let seconds = Seconds { plan: total, total };
     tell(
         "plan",
         &model,
