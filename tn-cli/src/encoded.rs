@@ -34,7 +34,7 @@ pub(crate) enum Encoded {
     /// One file.
     Whole(Vec<u8>),
     /// The model, and a file with its tensors.
-    Parts(Parts),
+    Parts(Box<Parts>),
 }
 
 /// The most bytes of a model in one file.
@@ -49,7 +49,9 @@ impl Encoded {
     pub(crate) fn new(model: &Model, path: &Path, storage: Storage) -> Result<Self, CliError> {
         let encoded = if storage == Storage::Beside || model.encoded_len() > MOST_INSIDE {
             let stem = path.file_name().unwrap_or_default().to_string_lossy();
-            model.encode_external(&stem).map(Self::Parts)
+            model
+                .encode_external(&stem)
+                .map(|parts| Self::Parts(Box::new(parts)))
         } else {
             model.encode().map(Self::Whole)
         };
