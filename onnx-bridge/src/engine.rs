@@ -15,6 +15,7 @@ use crate::pieces::Pieces;
 use crate::proto::tensor_shape_proto::dimension;
 use crate::proto::{DataType, ModelProto, TensorShapeProto, ValueInfoProto, type_proto};
 use crate::run_plan::Plans;
+use crate::runtime::Layers;
 
 /// The most samples that run at once when the model leaves the batch open.
 pub const BATCH: usize = 32;
@@ -87,7 +88,7 @@ impl Engine {
             Some(pieces) => Runs::Pieces(Box::new(pieces)),
             None => {
                 let bytes = sanitized(model.proto()).encode_to_vec();
-                Runs::Whole(Plans::load(bytes, &inputs)?)
+                Runs::Whole(Plans::load(bytes, &inputs, Vec::new())?)
             }
         };
         let outputs = model
@@ -100,6 +101,18 @@ impl Engine {
             runs,
             inputs,
             outputs,
+        })
+    }
+
+    /// Loads a model whose graph has fused layers in it.
+    pub(crate) fn load_fused(model: &Model, fused: &ModelProto, layers: Layers) -> Result<Self> {
+        let inputs = model_inputs(model);
+        let bytes = sanitized(fused).encode_to_vec();
+        let outputs = model.graph().output.iter().map(|o| o.name().to_string());
+        Ok(Self {
+            runs: Runs::Whole(Plans::load(bytes, &inputs, layers)?),
+            outputs: outputs.collect(),
+            inputs,
         })
     }
 

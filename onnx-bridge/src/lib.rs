@@ -29,6 +29,8 @@ mod reference;
 mod rewrite;
 #[cfg(feature = "tract")]
 mod run_plan;
+#[cfg(feature = "tract")]
+pub mod runtime;
 mod skip;
 pub mod tensor;
 mod text;

@@ -6,6 +6,7 @@ use tract_onnx::prelude::*;
 
 use crate::engine::{BATCH, InputInfo, guard};
 use crate::error::Result;
+use crate::runtime::{Layers, reader, settle};
 
 /// The size that an open axis other than the first has when a model is tried.
 const OPEN_AXIS: usize = 16;
@@ -23,17 +24,18 @@ pub(crate) enum Plans {
     /// One for the shapes seen last.
     Fixed {
         bytes: Vec<u8>,
+        layers: Layers,
         last: Mutex<(Shapes, Plan)>,
     },
 }
 
 impl Plans {
-    /// Loads and optimizes an encoded model.
+    /// Loads and optimizes an encoded model, in which `layers` are fused.
     ///
     /// # Errors
     /// [`crate::Error::Engine`] with tract's words on the open shapes where it takes neither those nor fixed ones.
-    pub(crate) fn load(bytes: Vec<u8>, inputs: &[InputInfo]) -> Result<Self> {
-        let open = match plan(&bytes, None) {
+    pub(crate) fn load(bytes: Vec<u8>, inputs: &[InputInfo], layers: Layers) -> Result<Self> {
+        let open = match plan(&bytes, None, &layers) {
             Ok(plan) => return Ok(Self::Open(plan)),
             Err(error) => error,
         };
@@ -48,9 +50,10 @@ impl Plans {
             .iter()
             .map(|input| input.dims.iter().enumerate().map(size).collect())
             .collect();
-        match plan(&bytes, Some(&shapes)) {
+        match plan(&bytes, Some(&shapes), &layers) {
             Ok(plan) => Ok(Self::Fixed {
                 bytes,
+                layers,
                 last: Mutex::new((shapes, plan)),
             }),
             Err(_) => Err(open),
@@ -64,11 +67,15 @@ impl Plans {
     pub(crate) fn run(&self, inputs: TVec<TValue>) -> Result<TVec<TValue>> {
         let plan = match self {
             Self::Open(plan) => plan.clone(),
-            Self::Fixed { bytes, last } => {
+            Self::Fixed {
+                bytes,
+                layers,
+                last,
+            } => {
                 let shapes: Shapes = inputs.iter().map(|value| value.shape().to_vec()).collect();
                 let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
                 if last.0 != shapes {
-                    *last = (shapes.clone(), plan(bytes, Some(&shapes))?);
+                    *last = (shapes.clone(), plan(bytes, Some(&shapes), layers)?);
                 }
                 last.1.clone()
             }
@@ -77,13 +84,14 @@ impl Plans {
     }
 }
 
-fn plan(bytes: &[u8], shapes: Option<&Shapes>) -> Result<Plan> {
+fn plan(bytes: &[u8], shapes: Option<&Shapes>, layers: &Layers) -> Result<Plan> {
     guard("loading", || {
-        let mut inference = tract_onnx::onnx().model_for_read(&mut &bytes[..])?;
+        let mut inference = reader().model_for_read(&mut &bytes[..])?;
         for (k, shape) in shapes.into_iter().flatten().enumerate() {
             let fact = inference.input_fact(k)?.clone().with_shape(shape);
             inference.set_input_fact(k, fact)?;
         }
-        inference.into_optimized()?.into_runnable()
+        let typed = settle(inference.into_typed()?, layers)?;
+        typed.into_decluttered()?.into_optimized()?.into_runnable()
     })
 }
