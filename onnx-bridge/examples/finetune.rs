@@ -55,10 +55,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     for setting in rest.iter().skip(1) {
         let (name, value) = setting.split_once('=').ok_or("expected NAME=VALUE")?;
         match name {
-            "lr" => config.learning_rate = value.parse()?,
+            "lr" => config.learning_rate = Some(value.parse()?),
             "labels" => config.labels_weight = value.parse()?,
             "hidden" => config.hidden_weight = Some(value.parse()?),
-            "float" => config.float_part = value.parse()?,
+            "float" => config.float_part = Some(value.parse()?),
             "mix" => config.mix = value.parse()?,
             "batch" => config.batch = value.parse()?,
             "seed" => config.seed = value.parse()?,

@@ -19,7 +19,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     const HIGH: f32 = 0.693_359_4;
     const LOW: f32 = -2.121_944_4e-4;
-    let kept = x.max(-87.0).min(88.0);
+    let kept = x.clamp(-87.0, 88.0);
     let n = (kept * std::f32::consts::LOG2_E + ROUND) - ROUND;
     let r = (kept - n * HIGH) - n * LOW;
     let mut p = 1.987_569_2e-4;

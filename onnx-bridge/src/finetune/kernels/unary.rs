@@ -59,7 +59,7 @@ fn erf(x: f32) -> f32 {
         -7.373_329_3e-3,
         -1.426_473_9e-2,
     ];
-    let x = x.max(-4.0).min(4.0);
+    let x = x.clamp(-4.0, 4.0);
     let z = x * x;
     let (mut p, mut q) = (0.0, 0.0);
     for c in P {
@@ -68,7 +68,7 @@ fn erf(x: f32) -> f32 {
     for c in Q {
         q = q * z + c;
     }
-    (x * p / q).max(-1.0).min(1.0)
+    (x * p / q).clamp(-1.0, 1.0)
 }
 
 fn sigmoid(x: f32) -> f32 {

@@ -46,7 +46,7 @@ fn train(call: &Call<'_>) -> Outputs {
     };
     let columns: usize = shape.cores.iter().map(|c| c[2]).product();
     let x = call.floats(0)?;
-    if columns == 0 || volume(x.dims()) % columns != 0 {
+    if columns == 0 || !volume(x.dims()).is_multiple_of(columns) {
         return Err(OpError::new(format!(
             "expected rows of {columns}, found {:?}",
             x.dims()
