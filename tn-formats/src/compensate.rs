@@ -126,6 +126,11 @@ impl<'a> Compensation<'a> {
         let values: Vec<f32> = solution.iter().map(|&x| x as f32).collect();
         let whole = QuantParams::min_max(&values, &self.shapes[k], &self.schemes[k])?;
         let (left, right) = (metric.left.diag(), metric.right.diag());
+        let (n, e) = (solution.dim().1, right.len());
+        let weights: Vec<f32> = left
+            .iter()
+            .flat_map(|l| (0..n * e).map(move |k| (l * right[k % e]) as f32))
+            .collect();
         let mut scored = Vec::with_capacity(CLIPS.len());
         for clip in CLIPS {
             let scales = whole
@@ -135,10 +140,9 @@ impl<'a> Compensation<'a> {
                 .collect();
             let params = QuantParams::new(self.schemes[k], scales, whole.zero_points().to_vec())?;
             let rounded = quant_core::fake_quantize(&values, &self.shapes[k], &params)?;
-            let score: f64 = solution
-                .indexed_iter()
-                .zip(&rounded)
-                .map(|(((i, _, j), x), &y)| left[i] * right[j] * (f64::from(y) - x).powi(2))
+            let score: f64 = (values.chunks(CHUNK).zip(rounded.chunks(CHUNK)))
+                .zip(weights.chunks(CHUNK))
+                .map(|((x, y), w)| weighted_distance(x, y, w))
                 .sum();
             scored.push((score, params));
         }
@@ -176,6 +180,18 @@ impl<'a> Compensation<'a> {
         }
         Ok(self.quantized.into_iter().flatten().collect())
     }
+}
+
+/// Elements whose squares are summed in `f32`.
+const CHUNK: usize = 256;
+
+/// `sum w (x - y)²`, in eight lanes.
+fn weighted_distance(x: &[f32], y: &[f32], w: &[f32]) -> f64 {
+    let mut lanes = [0f32; 8];
+    for (i, ((x, y), w)) in x.iter().zip(y).zip(w).enumerate() {
+        lanes[i % 8] += w * (x - y) * (x - y);
+    }
+    lanes.iter().sum::<f32>().into()
 }
 
 /// The numbers a quantized core stands for, as `[r, n, r']`.

@@ -1,11 +1,11 @@
 //! Rounding one core to its grid under the metric its neighbours give it.
 
-use ndarray::{Array2, Array3, ArrayView2, ArrayView3, s};
-use quant_core::{QuantParams, QuantizedTensor};
+use ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis, s};
+use quant_core::{Groups, QuantParams, QuantizedTensor};
 use rayon::prelude::*;
 
 use crate::error::Result;
-use crate::linalg::{cholesky, mm, solve_cholesky};
+use crate::linalg::{Threads, cholesky, gemm_with, mm, solve_cholesky};
 use crate::scalar::Real;
 
 /// The quadratic form a core is judged by: `sum_n tr(left E_n right E_nᵀ)` for an error E `[r, n, r']`, with Cholesky factors.
@@ -70,74 +70,103 @@ impl Metric {
         // The longer side runs innermost; with the sides swapped the same plane is walked in the other order.
         let swap = r > e;
         let (outer, inner) = if swap {
-            (
-                unit_columns(&self.right_factor),
-                unit_columns(&self.left_factor),
-            )
+            (&self.right_factor, &self.left_factor)
         } else {
-            (
-                unit_columns(&self.left_factor),
-                unit_columns(&self.right_factor),
-            )
+            (&self.left_factor, &self.right_factor)
         };
-        let at = |a: usize, j: usize, b: usize| {
+        let (outer, inner) = (unit_columns(outer), unit_columns(inner));
+        // Rows by columns by slices, so that what is done to a column is done to many slices at once.
+        let target = match swap {
+            true => target.permuted_axes([2, 0, 1]),
+            false => target.permuted_axes([0, 2, 1]),
+        };
+        let at = |a: usize, b: usize, j: usize| {
             let (i, k) = if swap { (b, a) } else { (a, b) };
             (i * n + j) * e + k
         };
-        let slices: Vec<Vec<i32>> = (0..n)
-            .into_par_iter()
-            .map(|j| {
-                let slice = target.slice(s![.., j, ..]);
-                let slice = if swap { slice.reversed_axes() } else { slice };
-                round_slice(slice, &outer, &inner, |a, b, x| {
-                    grid.nearest(at(a, j, b), x)
+        let starts: Vec<usize> = (0..n).step_by(SLICES).collect();
+        let parts: Vec<Vec<i32>> = starts
+            .par_iter()
+            .map(|&from| {
+                let part = target.slice(s![.., .., from..(from + SLICES).min(n)]);
+                round_slices(part, &outer, &inner, |a, b, j, x| {
+                    grid.nearest(at(a, b, from + j), x)
                 })
             })
             .collect();
         let mut flat = vec![0; r * n * e];
-        let width = inner.nrows();
-        for (j, slice) in slices.iter().enumerate() {
-            for (k, &code) in slice.iter().enumerate() {
-                flat[at(k / width, j, k % width)] = code;
+        let cols = inner.nrows();
+        for (&from, part) in starts.iter().zip(&parts) {
+            let width = SLICES.min(n - from);
+            for (k, &code) in part.iter().enumerate() {
+                let (row, j) = (k / width, k % width);
+                flat[at(row / cols, row % cols, from + j)] = code;
             }
         }
         Ok(QuantizedTensor::from_codes(shape, params, &flat)?)
     }
 }
 
-/// Nearest plane over one slice from its last element to its first. `outer` and `inner` hold the unit upper factors of the
-/// two sides by columns; `nearest` gives code and value.
-fn round_slice(
-    slice: ArrayView2<'_, f64>,
+/// Slices rounded together.
+const SLICES: usize = 64;
+/// Columns whose errors are fed to the columns before them in one product.
+const BLOCK: usize = 16;
+
+/// Nearest plane over slices, each from its last element to its first. `target` is rows by columns by slices; `outer` and
+/// `inner` hold the unit upper factors of the two sides by columns; `nearest` gives code and value. The codes, in the order
+/// of `target`.
+fn round_slices(
+    target: ArrayView3<'_, f64>,
     outer: &Array2<f64>,
     inner: &Array2<f64>,
-    nearest: impl Fn(usize, usize, f64) -> (i32, f64),
+    nearest: impl Fn(usize, usize, usize, f64) -> (i32, f64),
 ) -> Vec<i32> {
-    let (rows, cols) = slice.dim();
-    let mut codes = vec![0; rows * cols];
-    // Row a of `carry` collects what the rows after it feed into it.
-    let mut carry = vec![0.0; rows * cols];
-    let mut fed = vec![0.0; cols];
+    let (rows, cols, slices) = target.dim();
+    let width = cols * slices;
+    let mut codes = vec![0; rows * width];
+    let target = target.as_standard_layout();
+    let target = target.as_slice().expect("row-major");
+    // Row a of `carry` collects what the rows after it feed into it, `fed` what the columns after a column do.
+    let mut carry = vec![0.0; rows * width];
+    let mut fed = Array2::<f64>::zeros((cols, slices));
+    let mut errors = Array2::<f64>::zeros((BLOCK.min(cols), slices));
     for a in (0..rows).rev() {
-        let (before, own) = carry.split_at_mut(a * cols);
-        let own = &mut own[..cols];
+        let (before, own) = carry.split_at_mut(a * width);
         fed.fill(0.0);
-        for b in (0..cols).rev() {
-            let wanted = slice[[a, b]] - own[b] - fed[b];
-            let (code, value) = nearest(a, b, wanted);
-            codes[a * cols + b] = code;
-            let error = value - slice[[a, b]];
-            let column = inner.row(b).to_slice().expect("row-major");
-            fed[..b]
-                .iter_mut()
-                .zip(&column[..b])
-                .for_each(|(f, w)| *f += w * error);
-            fed[b] += error;
+        for end in (1..=cols).rev().step_by(BLOCK) {
+            let from = end.saturating_sub(BLOCK);
+            for b in (from..end).rev() {
+                let (earlier, current) = fed.view_mut().split_at(Axis(0), b);
+                let mut current = current.index_axis_move(Axis(0), 0);
+                let mut error = errors.row_mut(b - from);
+                for j in 0..slices {
+                    let k = b * slices + j;
+                    let wanted = target[a * width + k] - own[k] - current[j];
+                    let (code, value) = nearest(a, b, j, wanted);
+                    codes[a * width + k] = code;
+                    error[j] = value - target[a * width + k];
+                }
+                current += &error;
+                let weights = inner.slice(s![b, from..b]);
+                for (mut row, &w) in earlier
+                    .slice_move(s![from.., ..])
+                    .outer_iter_mut()
+                    .zip(weights)
+                {
+                    row.scaled_add(w, &error);
+                }
+            }
+            let weights = inner.slice(s![from..end, ..from]);
+            let errors = errors.slice(s![..end - from, ..]);
+            let earlier = fed.slice_mut(s![..from, ..]);
+            gemm_with(Threads::One, 1.0, weights.t(), errors, 1.0, earlier)
+                .expect("equal inner sizes");
         }
-        for (earlier, &weight) in before.chunks_exact_mut(cols).zip(outer.row(a)) {
+        let fed = fed.as_slice().expect("row-major");
+        for (earlier, &weight) in before.chunks_exact_mut(width).zip(outer.row(a)) {
             earlier
                 .iter_mut()
-                .zip(&fed)
+                .zip(fed)
                 .for_each(|(c, f)| *c += weight * f);
         }
     }
@@ -175,43 +204,43 @@ fn unit_columns(l: &Array2<f64>) -> Array2<f64> {
 
 /// Step and origin of every element's grid.
 struct Grid {
-    step: Vec<f64>,
-    zero: Vec<f64>,
+    /// Step, its inverse and the zero point, group by group.
+    groups: Vec<(f64, f64, f64)>,
+    /// The group of every element, where there are several.
+    group_of: Vec<u32>,
     min: f64,
     max: f64,
 }
 
+/// Adding and taking away 1.5 * 2^52 rounds to the nearest integer, halves to even, as long as that is below 2^51.
+const ROUND: f64 = 6_755_399_441_055_744.0;
+
 impl Grid {
     fn new(shape: &[usize], params: &QuantParams) -> Result<Self> {
         let scheme = params.scheme();
-        let (min, max) = (scheme.min_code(), scheme.max_code());
-        let len = shape.iter().product();
-        // Two neighbouring codes give step and origin whatever shares a scale.
-        let low = quant_core::dequantize(&vec![min; len], shape, params)?;
-        let high = quant_core::dequantize(&vec![max; len], shape, params)?;
-        let span = f64::from(max - min);
-        let step: Vec<f64> = low
-            .iter()
-            .zip(&high)
-            .map(|(l, h)| (h.widen() - l.widen()) / span)
-            .collect();
-        let zero = low
-            .iter()
-            .zip(&step)
-            .map(|(l, s)| (f64::from(min) - l.widen() / s).round())
-            .collect();
+        let layout = Groups::new(shape, scheme.granularity())?;
+        let scales = params.scales().iter().map(|s| s.widen());
+        let zeros = params.zero_points().iter().map(|&z| f64::from(z));
+        let mut group_of = Vec::new();
+        if layout.count() > 1 {
+            group_of.resize(layout.len(), 0);
+            layout.for_each_element(|i, group| group_of[i] = group as u32);
+        }
         Ok(Self {
-            step,
-            zero,
-            min: f64::from(min),
-            max: f64::from(max),
+            groups: scales.zip(zeros).map(|(s, z)| (s, s.recip(), z)).collect(),
+            group_of,
+            min: scheme.min_code().into(),
+            max: scheme.max_code().into(),
         })
     }
 
     /// The code nearest to `x` and its value.
+    #[inline]
     fn nearest(&self, index: usize, x: f64) -> (i32, f64) {
-        let (step, zero) = (self.step[index], self.zero[index]);
-        let code = ((x / step).round_ties_even() + zero).clamp(self.min, self.max);
-        (code as i32, (code - zero) * step)
+        let group = self.group_of.get(index).map_or(0, |&g| g as usize);
+        let (step, inverse, zero) = self.groups[group];
+        let steps = (x * inverse).clamp(self.min - zero, self.max - zero);
+        let steps = (steps + ROUND) - ROUND;
+        ((steps + zero) as i32, steps * step)
     }
 }

@@ -8,7 +8,7 @@ use crate::gauge::{Gauge, Rotation};
 use crate::matrix::TtMatrix;
 use crate::quantized::{QuantizedTensorTrain, QuantizedTtMatrix, QuantizedTucker};
 use crate::scalar::Real;
-use crate::strategy::{QuantizationError, Strategy, quantize_cores};
+use crate::strategy::{Outcome, QuantizationError, Strategy, quantize_cores};
 use crate::train::TensorTrain;
 use crate::tucker::Tucker;
 
@@ -120,8 +120,9 @@ impl TtQuantizer {
                 .map(|c| c.view().shape().to_vec())
                 .collect()
         };
-        let (cores, error) = self.run(&train.cast(), &shapes)?;
-        Ok((QuantizedTensorTrain::from_cores(cores)?, error))
+        let outcome = self.run(&train.cast(), &shapes)?;
+        let cores = QuantizedTensorTrain::from_cores(outcome.cores)?;
+        Ok((cores, outcome.error))
     }
 
     /// Quantizes a matrix train.
@@ -140,6 +141,21 @@ impl TtQuantizer {
         &self,
         train: &TtMatrix<T>,
     ) -> Result<(QuantizedTtMatrix, QuantizationError)> {
+        let outcome = self.run_matrix(train)?;
+        let codes = QuantizedTtMatrix::from_cores(train.modes().clone(), outcome.cores)?;
+        Ok((codes, outcome.error))
+    }
+
+    /// What the strategy tries on a matrix train, and the error of each: every core as it comes first, then the gauges, then
+    /// what was asked for. [`TtQuantizer::quantize_matrix`] takes the best.
+    ///
+    /// # Errors
+    /// As [`TtQuantizer::quantize`].
+    pub fn compare_matrix<T: Real>(&self, train: &TtMatrix<T>) -> Result<Vec<QuantizationError>> {
+        Ok(self.run_matrix(train)?.tried)
+    }
+
+    fn run_matrix<T: Real>(&self, train: &TtMatrix<T>) -> Result<Outcome> {
         let modes = train.modes().core_modes();
         let shapes = |t: &TensorTrain<f64>| {
             let cores = t.cores().iter().zip(&modes);
@@ -147,18 +163,14 @@ impl TtQuantizer {
                 .map(|(c, &(m, n))| vec![c.left_rank(), m, n, c.right_rank()])
                 .collect()
         };
-        let (cores, error) = self.run(&train.to_train().cast(), &shapes)?;
-        Ok((
-            QuantizedTtMatrix::from_cores(train.modes().clone(), cores)?,
-            error,
-        ))
+        self.run(&train.to_train().cast(), &shapes)
     }
 
     fn run(
         &self,
         train: &TensorTrain<f64>,
         shapes: &dyn Fn(&TensorTrain<f64>) -> Vec<Vec<usize>>,
-    ) -> Result<(Vec<QuantizedTensor>, QuantizationError)> {
+    ) -> Result<Outcome> {
         let Some(bytes) = self.budget else {
             return quantize_cores(
                 train,
@@ -167,12 +179,12 @@ impl TtQuantizer {
                 self.strategy,
             );
         };
-        let mut best: Option<(Vec<QuantizedTensor>, QuantizationError)> = None;
+        let mut best: Option<Outcome> = None;
         for schemes in budgets::schemes_within(train, shapes, self.scheme, self.strategy, bytes)? {
             let candidate = quantize_cores(train, shapes, &schemes, self.strategy)?;
             if best
                 .as_ref()
-                .is_none_or(|b| candidate.1.relative < b.1.relative)
+                .is_none_or(|b| candidate.error.relative < b.error.relative)
             {
                 best = Some(candidate);
             }

@@ -46,13 +46,20 @@ pub struct QuantizationError {
     pub used: Strategy,
 }
 
+/// The best of what was tried, and the errors of all of it in the order of trying.
+pub(crate) struct Outcome {
+    pub(crate) cores: Vec<QuantizedTensor>,
+    pub(crate) error: QuantizationError,
+    pub(crate) tried: Vec<QuantizationError>,
+}
+
 /// Quantizes the cores of `train` to `shapes`, one scheme per core.
 pub(crate) fn quantize_cores(
     train: &TensorTrain<f64>,
     shapes: &dyn Fn(&TensorTrain<f64>) -> Vec<Vec<usize>>,
     schemes: &[QuantScheme],
     strategy: Strategy,
-) -> Result<(Vec<QuantizedTensor>, QuantizationError)> {
+) -> Result<Outcome> {
     let norm_sq = train.dot(train)?;
     let norm = norm_sq.sqrt();
     let relative = |error: f64| if norm > 0.0 { error / norm } else { 0.0 };
@@ -79,7 +86,9 @@ pub(crate) fn quantize_cores(
         ))
     };
     let mut best = plain(train, Strategy::Independent)?;
+    let mut tried = vec![best.1];
     let mut offer = |candidate: (Vec<QuantizedTensor>, QuantizationError)| {
+        tried.push(candidate.1);
         let bytes = |q: &[QuantizedTensor]| q.iter().map(QuantizedTensor::byte_len).sum::<usize>();
         if candidate.1.relative < best.1.relative && bytes(&candidate.0) <= bytes(&best.0) {
             best = candidate;
@@ -109,7 +118,12 @@ pub(crate) fn quantize_cores(
             ));
         }
     }
-    Ok(best)
+    let (cores, error) = best;
+    Ok(Outcome {
+        cores,
+        error,
+        tried,
+    })
 }
 
 /// The train of quantized cores, in the ranks of `like`.

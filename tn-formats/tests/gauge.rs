@@ -156,3 +156,20 @@ fn blocks_and_axes_are_compensated_too() {
         );
     }
 }
+
+#[test]
+fn the_comparison_starts_with_independent_and_holds_what_is_taken() {
+    let w = ndarray::Array2::from_shape_fn((32, 48), |(i, j)| {
+        ((i * j) as f32 * 0.01).sin() / (1 + i) as f32
+    });
+    let modes = MatrixModes::new(Layout::Split, vec![8, 4], vec![6, 8]).unwrap();
+    let (train, _) = TtMatrix::decompose(w.view(), &modes, &Truncation::MaxRank(8)).unwrap();
+    let simple = TtQuantizer::new(QuantScheme::symmetric(Bits::B4));
+    let (_, independent) = simple.quantize_matrix_measured(&train).unwrap();
+    let best = simple.with_strategy(Strategy::BEST);
+    let tried = best.compare_matrix(&train).unwrap();
+    assert_eq!(tried[0], independent);
+    let (_, taken) = best.quantize_matrix_measured(&train).unwrap();
+    assert!(tried.contains(&taken));
+    assert!(tried.iter().all(|t| t.relative >= taken.relative));
+}
