@@ -35,7 +35,8 @@ pub use layers::{DenseLinear, Embedding, FixedLinear, Layer, TtLinear, TuckerLin
 pub use optim::{AdamW, Optimizer, Schedule, Sgd, clip_gradients};
 pub use parameter::{Gradients, Parameter, ParameterKind};
 pub use train::{
-    Activation, Network, NetworkState, Objective, TrainConfig, TrainReport, accuracy, train,
+    Activation, Network, NetworkState, Objective, TrainConfig, TrainReport, TrainState, accuracy,
+    train, train_until,
 };
 
 /// The README's example is a test.

@@ -20,7 +20,7 @@ use crate::parameter::{Gradients, Parameter};
 pub use dense::DenseLinear;
 pub use embedding::Embedding;
 pub use fixed::FixedLinear;
-pub(crate) use linear::generator;
+pub(crate) use linear::{generator, normal};
 pub use tt::TtLinear;
 pub use tucker::TuckerLinear;
 

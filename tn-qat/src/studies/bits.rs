@@ -3,10 +3,10 @@
 use ndarray::ArrayView2;
 use quant_core::{Bits, Granularity, QuantScheme};
 use serde::{Deserialize, Serialize};
-use tn_formats::{MatrixModes, Truncation, TtMatrix};
+use tn_formats::MatrixModes;
 
 use super::report::digits;
-use super::{Series, Study, StudyReport, quantize_cores, relative};
+use super::{Series, Study, StudyReport, cases, explained, quantize_cores, relative};
 use crate::error::Result;
 
 /// What to try.
@@ -68,38 +68,30 @@ pub fn bits(
     modes: &MatrixModes,
     config: &BitsConfig,
 ) -> Result<BitsStudy> {
-    let mut rows = Vec::new();
-    for &rank in &config.ranks {
-        let (train, _) = TtMatrix::decompose(weight, modes, &Truncation::MaxRank(rank))?;
-        let dense = train.to_dense();
-        for &bits in &config.bits {
-            let noise = |scheme: QuantScheme| -> Result<f64> {
-                Ok(relative(
-                    quantize_cores(&train, scheme)?.0.to_dense().view(),
-                    dense.view(),
-                ))
-            };
-            let symmetric = QuantScheme::symmetric(bits);
-            let (quantized, bytes) = quantize_cores(&train, symmetric)?;
-            let q = quantized.to_dense();
-            rows.push(BitsRow {
-                rank,
-                bits,
-                bytes,
-                truncation: relative(dense.view(), weight),
-                symmetric: relative(q.view(), dense.view()),
-                affine: noise(QuantScheme::affine(bits))?,
-                per_axis: noise(symmetric.with_granularity(Granularity::per_axis(3)))?,
-                total: relative(q.view(), weight),
-            });
-        }
-    }
+    let tried = (config.ranks.as_slice(), config.bits.as_slice());
+    let rows = cases(weight, modes, tried, Ok, |case| {
+        let (train, dense) = (case.prepared, case.dense);
+        let noise = |scheme: QuantScheme| -> Result<f64> {
+            Ok(relative(
+                quantize_cores(train, scheme)?.0.to_dense().view(),
+                dense,
+            ))
+        };
+        let symmetric = QuantScheme::symmetric(case.bits);
+        let (quantized, bytes) = quantize_cores(train, symmetric)?;
+        let q = quantized.to_dense();
+        Ok(BitsRow {
+            rank: case.rank,
+            bits: case.bits,
+            bytes,
+            truncation: relative(dense, weight),
+            symmetric: relative(q.view(), dense),
+            affine: noise(QuantScheme::affine(case.bits))?,
+            per_axis: noise(symmetric.with_granularity(Granularity::per_axis(3)))?,
+            total: relative(q.view(), weight),
+        })
+    })?;
     Ok(BitsStudy { rows })
-}
-
-/// The part of the weight's squared norm that an approximation of this relative error keeps.
-fn explained(error: f64) -> f64 {
-    1.0 - error * error
 }
 
 impl Study for BitsStudy {

@@ -3,10 +3,10 @@
 use ndarray::ArrayView2;
 use quant_core::{Bits, QuantScheme};
 use serde::{Deserialize, Serialize};
-use tn_formats::{Gauge, MatrixModes, Rotation, Truncation, TtMatrix};
+use tn_formats::{Gauge, MatrixModes, Rotation, TtMatrix};
 
 use super::report::digits;
-use super::{Series, Study, StudyReport, quantize_cores, relative};
+use super::{Series, Study, StudyReport, cases, quantize_cores, relative};
 use crate::error::Result;
 
 /// What to try.
@@ -67,35 +67,31 @@ pub fn gauge(
     modes: &MatrixModes,
     config: &GaugeConfig,
 ) -> Result<GaugeStudy> {
-    let mut rows = Vec::new();
-    for &rank in &config.ranks {
-        let (train, _) = TtMatrix::decompose(weight, modes, &Truncation::MaxRank(rank))?;
-        let dense = train.to_dense();
-        let rotation = Rotation::Hadamard { seed: config.seed };
-        let gauges = [Gauge::Left, Gauge::Symmetric, Gauge::Rotated(rotation)];
-        let mut trains = Vec::new();
-        for gauge in gauges {
-            trains.push(train.gauge(gauge)?);
+    let tried = (config.ranks.as_slice(), config.bits.as_slice());
+    let rotation = Rotation::Hadamard { seed: config.seed };
+    let gauges = [Gauge::Left, Gauge::Symmetric, Gauge::Rotated(rotation)];
+    let prepare = |train: TtMatrix<f32>| -> Result<Vec<TtMatrix<f32>>> {
+        let trains = gauges.iter().map(|&gauge| Ok(train.gauge(gauge)?));
+        trains.collect()
+    };
+    let rows = cases(weight, modes, tried, prepare, |case| {
+        let mut bytes = 0;
+        let mut noise = [0.0; 3];
+        for (noise, train) in noise.iter_mut().zip(case.prepared) {
+            let (quantized, b) = quantize_cores(train, QuantScheme::symmetric(case.bits))?;
+            bytes = b;
+            *noise = relative(quantized.to_dense().view(), case.dense);
         }
-        for &bits in &config.bits {
-            let mut bytes = 0;
-            let mut noise = [0.0; 3];
-            for (noise, train) in noise.iter_mut().zip(&trains) {
-                let (quantized, b) = quantize_cores(train, QuantScheme::symmetric(bits))?;
-                bytes = b;
-                *noise = relative(quantized.to_dense().view(), dense.view());
-            }
-            let [left, symmetric, rotated] = noise;
-            rows.push(GaugeRow {
-                rank,
-                bits,
-                bytes,
-                left,
-                symmetric,
-                rotated,
-            });
-        }
-    }
+        let [left, symmetric, rotated] = noise;
+        Ok(GaugeRow {
+            rank: case.rank,
+            bits: case.bits,
+            bytes,
+            left,
+            symmetric,
+            rotated,
+        })
+    })?;
     Ok(GaugeStudy { rows })
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tn_formats::{MatrixModes, Truncation, TtMatrix};
 
 use super::report::{digits, list};
-use super::{Series, Study, StudyReport, quantize_cores, relative};
+use super::{Series, Study, StudyReport, explained, quantize_cores, relative};
 use crate::error::Result;
 
 /// What to try.
@@ -160,11 +160,6 @@ pub fn ranks(
         reduced,
         floors,
     })
-}
-
-/// The part of the weight's squared norm that an approximation of this relative error keeps.
-fn explained(error: f64) -> f64 {
-    1.0 - error * error
 }
 
 fn name(bits: Option<Bits>) -> String {

@@ -10,4 +10,4 @@ mod tests;
 pub use activation::Activation;
 pub use network::{Network, NetworkState};
 pub use objective::{Objective, accuracy};
-pub use run::{TrainConfig, TrainReport, train};
+pub use run::{TrainConfig, TrainReport, TrainState, train, train_until};

@@ -1,6 +1,6 @@
 //! Layers one after the other.
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2};
 
 use super::Activation;
 use crate::chain::Cache;
@@ -25,14 +25,34 @@ pub struct Network<'a> {
     layers: Vec<(Box<dyn Layer<f32> + 'a>, Activation)>,
 }
 
-/// What a forward pass of a [`Network`] leaves for its backward pass.
+/// What a forward pass of a [`Network`] leaves for its backward pass, and scratch for both. Reused with the same network and
+/// batch size it allocates nothing.
 #[derive(Debug, Default)]
 pub struct NetworkState {
     caches: Vec<Cache<f32>>,
-    /// Inputs of the layers after the first.
-    inputs: Vec<Array2<f32>>,
-    /// Outputs of the layers before their activation, the last one excepted.
+    /// Outputs of the layers before their activation, `[batch, outputs]`.
     before: Vec<Array2<f32>>,
+    /// Behind it, the last layer's excepted: the inputs of the next layers.
+    after: Vec<Array2<f32>>,
+    /// Gradients of `before`.
+    d_before: Vec<Array2<f32>>,
+}
+
+impl NetworkState {
+    fn fit(&mut self, layers: &[(Box<dyn Layer<f32> + '_>, Activation)], batch: usize) {
+        self.caches.resize_with(layers.len(), Cache::new);
+        let fit = |buffers: &mut Vec<Array2<f32>>, count: usize| {
+            buffers.resize_with(count, || Array2::zeros((0, 0)));
+            for (buffer, (layer, _)) in buffers.iter_mut().zip(layers) {
+                if buffer.dim() != (batch, layer.outputs()) {
+                    *buffer = Array2::zeros((batch, layer.outputs()));
+                }
+            }
+        };
+        fit(&mut self.before, layers.len());
+        fit(&mut self.after, layers.len() - 1);
+        fit(&mut self.d_before, layers.len());
+    }
 }
 
 impl<'a> Network<'a> {
@@ -93,32 +113,52 @@ impl<'a> Network<'a> {
         let mut y = Array2::zeros((x.nrows(), outputs));
         let mut state = NetworkState::default();
         let slices = x.axis_chunks_iter(ndarray::Axis(0), 1024);
-        for (x, mut y) in slices.zip(y.axis_chunks_iter_mut(ndarray::Axis(0), 1024)) {
-            y.assign(&self.forward(x, &mut state)?);
+        for (x, y) in slices.zip(y.axis_chunks_iter_mut(ndarray::Axis(0), 1024)) {
+            self.forward_into(x, &mut state, y)?;
         }
+        Ok(y)
+    }
+
+    /// The outputs for a batch as a new array, keeping in `state` what the backward pass needs.
+    ///
+    /// # Errors
+    /// As [`Layer::forward_into`].
+    pub fn forward(&self, x: ArrayView2<'_, f32>, state: &mut NetworkState) -> Result<Array2<f32>> {
+        let outputs = self.layers.last().map_or(0, |(layer, _)| layer.outputs());
+        let mut y = Array2::zeros((x.nrows(), outputs));
+        self.forward_into(x, state, y.view_mut())?;
         Ok(y)
     }
 
     /// The outputs for a batch, keeping in `state` what the backward pass needs.
     ///
+    /// # Shapes
+    /// `x` is `[batch, inputs]`, `y` `[batch, outputs]`.
+    ///
     /// # Errors
     /// As [`Layer::forward_into`].
-    pub fn forward(&self, x: ArrayView2<'_, f32>, state: &mut NetworkState) -> Result<Array2<f32>> {
-        state.caches.resize_with(self.layers.len(), Cache::new);
-        state.inputs.clear();
-        state.before.clear();
-        let mut current = None::<Array2<f32>>;
+    pub fn forward_into(
+        &self,
+        x: ArrayView2<'_, f32>,
+        state: &mut NetworkState,
+        mut y: ArrayViewMut2<'_, f32>,
+    ) -> Result<()> {
+        state.fit(&self.layers, x.nrows());
+        let last = self.layers.len() - 1;
         for (k, (layer, activation)) in self.layers.iter().enumerate() {
-            let input = current.as_ref().map_or(x, |c| c.view());
-            let y = layer.forward(input, &mut state.caches[k])?;
-            let after = match activation {
-                Activation::Identity => y.clone(),
-                activation => y.mapv(|v| activation.value(v)),
+            let (done, rest) = state.after.split_at_mut(k);
+            let input = done.last().map_or(x, |a| a.view());
+            let before = &mut state.before[k];
+            layer.forward_into(input, &mut state.caches[k], before.view_mut())?;
+            let mut after = if k == last {
+                check_shape("output of a network", before.shape(), y.shape())?;
+                y.view_mut()
+            } else {
+                rest[0].view_mut()
             };
-            state.before.push(y);
-            state.inputs.extend(current.replace(after));
+            after.zip_mut_with(before, |a, &b| *a = activation.value(b));
         }
-        Ok(current.unwrap_or_default())
+        Ok(())
     }
 
     /// Adds the gradients of all parameters, given that of the outputs.
@@ -138,26 +178,22 @@ impl<'a> Network<'a> {
             self.layers.len(),
             state.before.len(),
         )?;
-        let mut d = dy.to_owned();
+        let last = self.layers.len() - 1;
+        check_shape(
+            "gradient of a network's output",
+            state.before[last].shape(),
+            dy.shape(),
+        )?;
+        state.d_before[last].assign(&dy);
         for (k, (layer, activation)) in self.layers.iter().enumerate().rev() {
-            let before = &state.before[k];
-            check_shape("gradient of a network's output", before.shape(), d.shape())?;
+            let (left, right) = state.d_before.split_at_mut(k);
+            let d = &mut right[0];
             if *activation != Activation::Identity {
-                d.zip_mut_with(before, |d, &b| *d *= activation.derivative(b));
+                d.zip_mut_with(&state.before[k], |d, &b| *d *= activation.derivative(b));
             }
-            let input = if k == 0 {
-                x
-            } else {
-                state.inputs[k - 1].view()
-            };
-            let cache = &mut state.caches[k];
-            if k == 0 {
-                layer.backward_into(input, cache, d.view(), &mut grads[k], None)?;
-            } else {
-                let mut dx = Array2::zeros(input.dim());
-                layer.backward_into(input, cache, d.view(), &mut grads[k], Some(dx.view_mut()))?;
-                d = dx;
-            }
+            let input = if k == 0 { x } else { state.after[k - 1].view() };
+            let dx = left.last_mut().map(|dx| dx.view_mut());
+            layer.backward_into(input, &mut state.caches[k], d.view(), &mut grads[k], dx)?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What training minimises.
 
-use ndarray::{Array2, ArrayView1, ArrayView2, Axis};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis};
 
 use super::Activation;
 use crate::error::{QatError, Result, check_len, check_shape};
@@ -27,14 +27,12 @@ pub enum Objective<'a> {
     },
 }
 
-fn softmax(logits: ArrayView1<'_, f32>, temperature: f32) -> Vec<f32> {
+/// The softmax of logits over a temperature, in place: 32-bit, the largest logit subtracted.
+fn softmax(logits: ArrayView1<'_, f32>, temperature: f32, mut out: ArrayViewMut1<'_, f32>) {
     let top = logits.fold(f32::NEG_INFINITY, |m, &v| m.max(v));
-    let exps: Vec<f32> = logits
-        .iter()
-        .map(|v| ((v - top) / temperature).exp())
-        .collect();
-    let sum: f32 = exps.iter().sum();
-    exps.into_iter().map(|e| e / sum).collect()
+    out.zip_mut_with(&logits, |o, &v| *o = ((v - top) / temperature).exp());
+    let sum = out.sum();
+    out /= sum;
 }
 
 impl Objective<'_> {
@@ -47,10 +45,21 @@ impl Objective<'_> {
         }
     }
 
-    /// The mean loss over a batch and its gradient by the outputs.
+    /// The mean loss over a batch and its gradient by the outputs, as a new array.
+    ///
+    /// # Errors
+    /// As [`Objective::loss_into`].
+    pub fn loss(&self, y: ArrayView2<'_, f32>, rows: &[usize]) -> Result<(f64, Array2<f32>)> {
+        let mut d = Array2::zeros(y.dim());
+        let loss = self.loss_into(y, rows, d.view_mut())?;
+        Ok((loss, d))
+    }
+
+    /// The mean loss over a batch; sets its gradient by the outputs. Allocates nothing but for [`Objective::Logits`], one
+    /// row.
     ///
     /// # Shapes
-    /// `y` is `[batch, outputs]`; `rows` are the batch's samples.
+    /// `y` and `d` are `[batch, outputs]`; `rows` are the batch's samples.
     ///
     /// # Numerics
     /// Softmax in f32 with the largest logit subtracted, the mean in f64. [`Objective::Outputs`] divides by the mean
@@ -58,8 +67,14 @@ impl Objective<'_> {
     ///
     /// # Errors
     /// [`QatError::Shape`] and [`QatError::Index`] when outputs, targets and rows do not fit.
-    pub fn loss(&self, y: ArrayView2<'_, f32>, rows: &[usize]) -> Result<(f64, Array2<f32>)> {
+    pub fn loss_into(
+        &self,
+        y: ArrayView2<'_, f32>,
+        rows: &[usize],
+        mut d: ArrayViewMut2<'_, f32>,
+    ) -> Result<f64> {
         check_len("samples of a batch", y.nrows(), rows.len())?;
+        check_shape("gradient of a loss", y.shape(), d.shape())?;
         let bound = self.samples();
         if let Some(position) = rows.iter().position(|&r| r >= bound) {
             let found = rows[position] as i64;
@@ -71,19 +86,18 @@ impl Objective<'_> {
             });
         }
         let batch = rows.len().max(1) as f32;
-        let mut d = Array2::zeros(y.dim());
         let mut loss = 0.0;
         match *self {
             Objective::Labels(labels) => {
                 for (i, &row) in rows.iter().enumerate() {
                     let label = class(labels[row], row, y.ncols())?;
-                    let p = softmax(y.row(i), 1.0);
+                    let mut p = d.row_mut(i);
+                    softmax(y.row(i), 1.0, p.view_mut());
                     // Not `max`, which would turn NaN into a number.
                     let likely = p[label] > f32::MIN_POSITIVE || p[label].is_nan();
                     loss -= f64::from(if likely { p[label] } else { f32::MIN_POSITIVE }).ln();
-                    for (j, p) in p.into_iter().enumerate() {
-                        d[(i, j)] = (p - f32::from(u8::from(j == label))) / batch;
-                    }
+                    p[label] -= 1.0;
+                    p /= batch;
                 }
             }
             Objective::Logits {
@@ -91,18 +105,18 @@ impl Objective<'_> {
                 temperature,
             } => {
                 check_shape("teacher's logits", &[bound, y.ncols()], teacher.shape())?;
+                let mut p = Array1::zeros(y.ncols());
                 for (i, &row) in rows.iter().enumerate() {
-                    let (p, q) = (
-                        softmax(teacher.row(row), temperature),
-                        softmax(y.row(i), temperature),
-                    );
-                    for (j, (p, q)) in p.into_iter().zip(q).enumerate() {
+                    let mut q = d.row_mut(i);
+                    softmax(teacher.row(row), temperature, p.view_mut());
+                    softmax(y.row(i), temperature, q.view_mut());
+                    for (q, &p) in q.iter_mut().zip(&p) {
                         if p > 0.0 {
                             let ratio = f64::from(p) / f64::from(q.max(f32::MIN_POSITIVE));
                             loss +=
                                 f64::from(p) * ratio.ln() * f64::from(temperature * temperature);
                         }
-                        d[(i, j)] = (q - p) * temperature / batch;
+                        *q = (*q - p) * temperature / batch;
                     }
                 }
             }
@@ -121,10 +135,10 @@ impl Objective<'_> {
                 }
                 let norm = if norm > 0.0 { norm } else { f64::from(batch) };
                 d *= (1.0 / norm) as f32;
-                return Ok((loss / norm, d));
+                return Ok(loss / norm);
             }
         }
-        Ok((loss / f64::from(batch), d))
+        Ok(loss / f64::from(batch))
     }
 }
 

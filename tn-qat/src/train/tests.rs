@@ -159,3 +159,96 @@ fn wrong_networks_and_data_are_errors() {
     .unwrap_err();
     assert_eq!(error.to_string(), "loss is not finite at step 0");
 }
+
+/// A run that is stopped, written, read and gone on with on a network built anew ends as one that was never stopped,
+/// whichever phase of its schedule it is stopped in.
+#[test]
+fn a_stopped_run_goes_on_bit_for_bit() {
+    let x = Array2::from_shape_fn((50, 6), |(i, j)| ((i * 6 + j) as f32 * 12.9898).sin());
+    let target = Array2::from_shape_fn((50, 3), |(i, j)| (i as f32 * 0.1 + j as f32).cos());
+    let build = || {
+        let scheme = QuantScheme::symmetric(Bits::B4).with_granularity(Granularity::per_axis(0));
+        let mut first = DenseLinear::random(8, 6, 1).unwrap().with_zero_bias();
+        first.quantize(scheme, StepInit::Mse).unwrap();
+        let second = DenseLinear::random(3, 8, 2).unwrap();
+        Network::new(vec![
+            (Box::new(first), Activation::Relu),
+            (Box::new(second), Activation::Identity),
+        ])
+        .unwrap()
+    };
+    let objective = Objective::Outputs {
+        target: target.view(),
+        through: Activation::Identity,
+    };
+    let config = TrainConfig {
+        steps: 40,
+        batch: 16,
+        qat: QatSchedule {
+            float: 10,
+            observe: 8,
+            freeze_from: 33,
+        },
+        ..TrainConfig::default()
+    };
+    let go = |network: &mut Network<'_>, from, until| {
+        let quiet = &mut |_, _| {};
+        train_until(network, x.view(), objective, &config, from, until, quiet).unwrap()
+    };
+    let mut whole = build();
+    let expected = go(&mut whole, None, 40);
+    for stop in [0, 5, 10, 14, 18, 25, 33, 39, 40] {
+        let saved = go(&mut build(), None, stop);
+        assert_eq!(saved.steps(), stop);
+        let json = serde_json::to_string(&saved).unwrap();
+        let read: TrainState = serde_json::from_str(&json).unwrap();
+        let mut network = build();
+        assert_eq!(
+            go(&mut network, Some(read), 40),
+            expected,
+            "stopped at {stop}"
+        );
+        assert_eq!(
+            network.predict(x.view()).unwrap(),
+            whole.predict(x.view()).unwrap()
+        );
+    }
+    let other = &mut Network::new(vec![(
+        Box::new(DenseLinear::random(3, 6, 1).unwrap()) as Box<dyn Layer<f32>>,
+        Activation::Identity,
+    )])
+    .unwrap();
+    let error = train_until(
+        other,
+        x.view(),
+        objective,
+        &config,
+        Some(expected),
+        40,
+        &mut |_, _| {},
+    );
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "layers of a saved run: expected 1 entries, found 2"
+    );
+}
+
+/// Every sample once in each pass, another order in each, and no memory of how a step was reached.
+#[test]
+fn batches_depend_on_seed_and_step_alone() {
+    let (mut rows, mut all) = (Vec::new(), Vec::new());
+    let mut order = run::Order::new(10, 7);
+    for t in 0..5 {
+        order.batch(t, 4, &mut rows);
+        all.extend_from_slice(&rows);
+    }
+    let (first, second) = all.split_at(10);
+    assert_ne!(first, second);
+    for pass in [first, second] {
+        let mut pass = pass.to_vec();
+        pass.sort_unstable();
+        assert_eq!(pass, (0..10).collect::<Vec<_>>());
+    }
+    run::Order::new(10, 7).batch(3, 4, &mut rows);
+    assert_eq!(rows, all[12..16]);
+}
