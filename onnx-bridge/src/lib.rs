@@ -32,6 +32,8 @@ mod run_plan;
 #[cfg(feature = "tract")]
 pub mod runtime;
 mod skip;
+#[cfg(feature = "tract")]
+mod stack;
 pub mod tensor;
 mod text;
 mod validate;
@@ -63,6 +65,8 @@ pub use recognise::{
 pub use reference::dense_reference;
 pub use rewrite::{Outcome, RewriteEntry, RewriteReport, Rewritten, compress, compress_with};
 pub use skip::SkipReason;
+#[cfg(feature = "tract")]
+pub use stack::{DenseStack, StackLayer};
 pub use text::graph_text;
 #[cfg(feature = "tract")]
 pub use verify::{Synthesized, Verification, synthesize, verify, verify_synthesized};

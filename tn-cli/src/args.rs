@@ -9,6 +9,8 @@ use quant_core::Bits;
 use crate::goals::GoalArgs;
 use crate::rules::LayerRule;
 use crate::settings::{Format, Granularity, Layout, Modes, Ranks, Scheme, parse_bits};
+
+use crate::study::StudyCommand;
 use crate::tuning::TuningArgs;
 
 /// Compress ONNX models with quantized tensor networks
@@ -41,6 +43,12 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Run a model in tract on arrays from a file
     Run(RunArgs),
+    /// Run one of the experiments on a layer or a small network: a table, a plot, a conclusion
+    Study {
+        /// The experiment
+        #[command(subcommand)]
+        study: Box<StudyCommand>,
+    },
     /// Print completions for a shell
     Completions {
         /// The shell to complete for

@@ -11,6 +11,7 @@ mod output;
 mod progress;
 mod rules;
 mod settings;
+mod study;
 mod table;
 mod tuning;
 
@@ -59,6 +60,7 @@ fn run(command: Command) -> Result<Ended, CliError> {
         Command::Finetune(args) => commands::finetune::run(*args),
         Command::Verify(args) => commands::verify::run(&args),
         Command::Run(args) => commands::run::run(&args),
+        Command::Study { study } => commands::study::run(&study),
         Command::Completions { shell } => commands::docs::completions(shell),
         Command::Man => commands::docs::man(),
     };

@@ -6,6 +6,7 @@ pub(crate) mod finetune;
 pub(crate) mod inspect;
 pub(crate) mod planned;
 pub(crate) mod run;
+pub(crate) mod study;
 mod verification;
 pub(crate) mod verify;
 

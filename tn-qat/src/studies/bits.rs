@@ -5,8 +5,8 @@ use quant_core::{Bits, Granularity, QuantScheme};
 use serde::{Deserialize, Serialize};
 use tn_formats::MatrixModes;
 
-use super::report::digits;
-use super::{Series, Study, StudyReport, cases, explained, quantize_cores, relative};
+use super::report::{Axis, digits};
+use super::{Series, Stroke, Study, StudyReport, cases, explained, quantize_cores, relative};
 use crate::error::Result;
 
 /// What to try.
@@ -110,8 +110,10 @@ impl Study for BitsStudy {
         });
         let mut ranks: Vec<usize> = self.rows.iter().map(|r| r.rank).collect();
         ranks.dedup();
-        let series = ranks.iter().map(|&rank| Series {
+        let series = ranks.iter().enumerate().map(|(colour, &rank)| Series {
             name: format!("rank {rank}"),
+            colour,
+            stroke: Stroke::Solid,
             points: self
                 .rows
                 .iter()
@@ -159,8 +161,8 @@ impl Study for BitsStudy {
             .map(str::to_owned)
             .to_vec(),
             rows: rows.collect(),
-            x_label: "bytes of the cores".to_owned(),
-            y_label: "relative error of the weight".to_owned(),
+            x: Axis::log("bytes of the cores"),
+            y: Axis::linear("relative error of the weight"),
             series: series.collect(),
             conclusion,
         }

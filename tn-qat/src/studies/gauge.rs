@@ -5,8 +5,8 @@ use quant_core::{Bits, QuantScheme};
 use serde::{Deserialize, Serialize};
 use tn_formats::{Gauge, MatrixModes, Rotation, TtMatrix};
 
-use super::report::digits;
-use super::{Series, Study, StudyReport, cases, quantize_cores, relative};
+use super::report::{Axis, digits};
+use super::{Series, Stroke, Study, StudyReport, cases, quantize_cores, relative};
 use crate::error::Result;
 
 /// What to try.
@@ -108,14 +108,25 @@ impl Study for GaugeStudy {
                 digits(r.left / r.rotated.max(f64::MIN_POSITIVE)),
             ]
         });
-        let series = |name: &str, value: fn(&GaugeRow) -> f64| Series {
-            name: name.to_owned(),
-            points: self
-                .rows
-                .iter()
-                .map(|r| (r.bytes as f64, value(r)))
-                .collect(),
-        };
+        let mut ranks: Vec<usize> = self.rows.iter().map(|r| r.rank).collect();
+        ranks.dedup();
+        let gauges: [(&str, fn(&GaugeRow) -> f64); 3] = [
+            ("as TT-SVD", |r| r.left),
+            ("symmetric", |r| r.symmetric),
+            ("rotated", |r| r.rotated),
+        ];
+        let mut series = Vec::new();
+        for (k, &rank) in ranks.iter().enumerate() {
+            for (colour, (name, value)) in gauges.iter().enumerate() {
+                let of = self.rows.iter().filter(|r| r.rank == rank);
+                series.push(Series {
+                    name: format!("{name}, rank {rank}"),
+                    points: of.map(|r| (f64::from(r.bits.get()), value(r))).collect(),
+                    colour,
+                    stroke: [Stroke::Solid, Stroke::Dashed][k % 2],
+                });
+            }
+        }
         let median = |value: fn(&GaugeRow) -> f64| {
             let mut ratios: Vec<f64> = self
                 .rows
@@ -152,13 +163,9 @@ impl Study for GaugeStudy {
             .map(str::to_owned)
             .to_vec(),
             rows: rows.collect(),
-            x_label: "bytes of the cores".to_owned(),
-            y_label: "relative noise of quantization".to_owned(),
-            series: vec![
-                series("as TT-SVD", |r| r.left),
-                series("symmetric", |r| r.symmetric),
-                series("rotated", |r| r.rotated),
-            ],
+            x: Axis::linear("bits of a stored number"),
+            y: Axis::log("relative noise of quantization"),
+            series,
             conclusion,
         }
     }

@@ -5,6 +5,7 @@
 
 mod bits;
 mod gauge;
+mod plot;
 mod qat;
 mod ranks;
 mod report;
@@ -21,7 +22,7 @@ pub use bits::{BitsConfig, BitsRow, BitsStudy, bits};
 pub use gauge::{GaugeConfig, GaugeRow, GaugeStudy, gauge};
 pub use qat::{QatConfig, QatLayer, QatProblem, QatRow, QatStudy, Quality, qat};
 pub use ranks::{RanksConfig, RanksRow, RanksStudy, ReducedRow, ranks};
-pub use report::{Series, Study, StudyReport};
+pub use report::{Axis, Scale, Series, Stroke, Study, StudyReport};
 
 use crate::error::Result;
 use crate::fake_quant::{FakeQuant, StepInit};

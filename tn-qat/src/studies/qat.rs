@@ -5,8 +5,8 @@ use quant_core::{Bits, QuantScheme};
 use serde::{Deserialize, Serialize};
 use tn_formats::MatrixModes;
 
-use super::report::digits;
-use super::{Series, Study, StudyReport};
+use super::report::{Axis, digits};
+use super::{Series, Stroke, Study, StudyReport};
 use crate::error::{QatError, Result, check_len};
 use crate::fake_quant::{QatPhase, StepInit};
 use crate::fit::{FitConfig, fit_train};
@@ -346,22 +346,36 @@ impl Study for QatStudy {
         });
         let mut ranks: Vec<usize> = self.rows.iter().map(|r| r.rank).collect();
         ranks.dedup();
+        let value = |q: &Quality| q.accuracy.map_or(q.error, |a| 100.0 * a);
         let mut series = Vec::new();
-        for &rank in &ranks {
-            for (name, value) in [
-                ("PTQ", (|r| r.ptq.error) as fn(&QatRow) -> f64),
-                ("QAT", |r| r.qat.error),
-            ] {
+        for (colour, &rank) in ranks.iter().enumerate() {
+            let ways: [(&str, Stroke, fn(&QatRow) -> &Quality); 2] = [
+                ("PTQ", Stroke::Dashed, |r| &r.ptq),
+                ("QAT", Stroke::Solid, |r| &r.qat),
+            ];
+            for (name, stroke, quality) in ways {
+                let of = self.rows.iter().filter(|r| r.rank == rank);
                 series.push(Series {
                     name: format!("{name}, rank {rank}"),
-                    points: self
-                        .rows
-                        .iter()
-                        .filter(|r| r.rank == rank)
-                        .map(|r| (r.bytes as f64, value(r)))
-                        .collect(),
+                    points: of.map(|r| (r.bytes as f64, value(quality(r)))).collect(),
+                    colour,
+                    stroke,
                 });
             }
+        }
+        if let Some(original) = self.original {
+            let bytes = || self.rows.iter().map(|r| r.bytes);
+            let ends = [bytes().min(), bytes().max()];
+            series.push(Series {
+                name: "the original".to_owned(),
+                points: ends
+                    .iter()
+                    .flatten()
+                    .map(|&b| (b as f64, 100.0 * original))
+                    .collect(),
+                colour: 6,
+                stroke: Stroke::Solid,
+            });
         }
         let better = |r: &QatRow| match (r.ptq.accuracy, r.qat.accuracy) {
             (Some(p), Some(q)) => q > p,
@@ -395,6 +409,11 @@ impl Study for QatStudy {
                 of.len(),
             ));
         }
+        let wins = self.rows.iter().filter(|r| better(r)).count();
+        conclusion.push(format!(
+            "In short: with the same steps, training with quantization beats quantizing after training in {wins} of {} cases.",
+            self.rows.len()
+        ));
         StudyReport {
             title: "PTQ against QAT of tensor trains at the same budget".to_owned(),
             columns: [
@@ -411,8 +430,12 @@ impl Study for QatStudy {
             .map(str::to_owned)
             .to_vec(),
             rows: rows.collect(),
-            x_label: "bytes of the cores".to_owned(),
-            y_label: "relative error of the outputs".to_owned(),
+            x: Axis::log("bytes of the cores"),
+            y: if with_labels {
+                Axis::linear("accuracy in %")
+            } else {
+                Axis::log("relative error of the outputs")
+            },
             series,
             conclusion,
         }

@@ -5,8 +5,8 @@ use quant_core::{Bits, QuantScheme};
 use serde::{Deserialize, Serialize};
 use tn_formats::{MatrixModes, Truncation, TtMatrix};
 
-use super::report::{digits, list};
-use super::{Series, Study, StudyReport, explained, quantize_cores, relative};
+use super::report::{Axis, digits, list};
+use super::{Series, Stroke, Study, StudyReport, explained, quantize_cores, relative};
 use crate::error::Result;
 
 /// What to try.
@@ -181,6 +181,37 @@ impl RanksStudy {
         widths
     }
 
+    /// The two questions in one sentence.
+    fn answer(&self) -> String {
+        let (mut up, mut down, mut all) = (0, 0, 0);
+        for bits in self.widths().into_iter().flatten() {
+            for (float, quantized) in self.of(None).zip(self.of(Some(bits))) {
+                let mut bonds = float.ranks.iter().zip(&quantized.ranks);
+                up += usize::from(bonds.clone().any(|(a, b)| b > a));
+                down += usize::from(bonds.any(|(a, b)| b < a));
+                all += 1;
+            }
+        }
+        let cases = self.reduced.len();
+        let won = |r: &&ReducedRow| r.requantized < r.direct;
+        let won = self.reduced.iter().filter(won).count();
+        let lower = match (won, cases) {
+            (_, 0) => String::new(),
+            (0, _) => format!(
+                " Giving up rank after quantization and quantizing again was in none of {cases} cases better than giving it up \
+                 before."
+            ),
+            _ => format!(
+                " Giving up rank after quantization and quantizing again was better than giving it up before in {won} of {cases} \
+                 cases."
+            ),
+        };
+        format!(
+            "In short: of {all} pairs of width and tolerance, quantization raised the rank of a bond in {up} and lowered one in \
+             {down}.{lower}"
+        )
+    }
+
     fn conclude(&self) -> Vec<String> {
         let mut sentences = Vec::new();
         let sum = |r: &RanksRow| r.ranks.iter().sum::<usize>();
@@ -231,6 +262,7 @@ impl RanksStudy {
                 cases.count(),
             ));
         }
+        sentences.push(self.answer());
         sentences
     }
 }
@@ -260,13 +292,19 @@ impl Study for RanksStudy {
                 digits(r.direct),
             ]);
         }
-        let series = self.widths().into_iter().map(|bits| Series {
-            name: name(bits),
-            points: self
-                .of(bits)
-                .map(|r| (r.tolerance, r.ranks.iter().sum::<usize>() as f64))
-                .collect(),
-        });
+        let series = self
+            .widths()
+            .into_iter()
+            .enumerate()
+            .map(|(colour, bits)| Series {
+                name: name(bits),
+                colour,
+                stroke: Stroke::Solid,
+                points: self
+                    .of(bits)
+                    .map(|r| (r.tolerance, r.ranks.iter().sum::<usize>() as f64))
+                    .collect(),
+            });
         let mut conclusion = vec![format!(
             "The weight {:?} x {:?} as a train of ranks {} has a relative error of {} before quantization.",
             self.row_modes,
@@ -290,8 +328,8 @@ impl Study for RanksStudy {
             .map(|c| c.replace(" | ", " or "))
             .to_vec(),
             rows,
-            x_label: "tolerance (relative error)".to_owned(),
-            y_label: "sum of ranks".to_owned(),
+            x: Axis::log("tolerance (relative error)"),
+            y: Axis::linear("sum of numerical ranks"),
             series: series.collect(),
             conclusion,
         }

@@ -2,10 +2,54 @@
 
 use std::fmt::Write;
 
-use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{QatError, Result};
+/// How an axis of a plot runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scale {
+    /// Evenly.
+    #[default]
+    Linear,
+    /// By factors; points that are not positive are left out.
+    Log,
+}
+
+/// An axis of a plot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Axis {
+    /// What it shows, and its unit.
+    pub label: String,
+    /// How it runs.
+    pub scale: Scale,
+}
+
+impl Axis {
+    pub(super) fn linear(label: &str) -> Self {
+        Self {
+            label: label.to_owned(),
+            scale: Scale::Linear,
+        }
+    }
+
+    pub(super) fn log(label: &str) -> Self {
+        Self {
+            label: label.to_owned(),
+            scale: Scale::Log,
+        }
+    }
+}
+
+/// How a line of a plot is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stroke {
+    /// Through.
+    #[default]
+    Solid,
+    /// In dashes.
+    Dashed,
+}
 
 /// A line of a plot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -14,6 +58,10 @@ pub struct Series {
     pub name: String,
     /// Its points, `(x, y)`.
     pub points: Vec<(f64, f64)>,
+    /// Lines of one number have one colour.
+    pub colour: usize,
+    /// How it is drawn.
+    pub stroke: Stroke,
 }
 
 /// A table, a plot and a conclusion.
@@ -25,10 +73,10 @@ pub struct StudyReport {
     pub columns: Vec<String>,
     /// The table's cells, as many in each row as there are columns.
     pub rows: Vec<Vec<String>>,
-    /// Label of the plot's x axis.
-    pub x_label: String,
-    /// Label of the plot's y axis.
-    pub y_label: String,
+    /// The plot's x axis.
+    pub x: Axis,
+    /// The plot's y axis.
+    pub y: Axis,
     /// The plot's lines.
     pub series: Vec<Series>,
     /// Sentences computed from the numbers.
@@ -71,72 +119,6 @@ impl StudyReport {
             let _ = writeln!(text, "{sentence}");
         }
         text
-    }
-
-    /// The plot as an SVG document; both axes logarithmic.
-    ///
-    /// # Errors
-    /// [`QatError::Plot`] when the drawing backend refuses.
-    pub fn svg(&self) -> Result<String> {
-        let mut text = String::new();
-        let points = || {
-            self.series
-                .iter()
-                .flat_map(|s| &s.points)
-                .filter(|p| p.0 > 0.0 && p.1 > 0.0)
-        };
-        let range = |value: fn(&(f64, f64)) -> f64| {
-            let low = points().map(value).fold(f64::INFINITY, f64::min);
-            let high = points().map(value).fold(0.0, f64::max);
-            if low.is_finite() && high > 0.0 {
-                low / 1.2..high * 1.2
-            } else {
-                0.5..2.0
-            }
-        };
-        let failed = |e: &dyn std::fmt::Display| QatError::Plot(e.to_string());
-        {
-            let root = SVGBackend::with_string(&mut text, (760, 480)).into_drawing_area();
-            root.fill(&WHITE).map_err(|e| failed(&e))?;
-            let mut chart = ChartBuilder::on(&root)
-                .caption(&self.title, ("sans-serif", 18))
-                .margin(12)
-                .x_label_area_size(40)
-                .y_label_area_size(70)
-                .build_cartesian_2d(range(|p| p.0).log_scale(), range(|p| p.1).log_scale())
-                .map_err(|e| failed(&e))?;
-            chart
-                .configure_mesh()
-                .x_desc(&self.x_label)
-                .y_desc(&self.y_label)
-                .y_label_formatter(&|v| format!("{v:.2e}"))
-                .draw()
-                .map_err(|e| failed(&e))?;
-            for (k, series) in self.series.iter().enumerate() {
-                let colour = Palette99::pick(k).to_rgba();
-                let drawn = series
-                    .points
-                    .iter()
-                    .copied()
-                    .filter(|p| p.0 > 0.0 && p.1 > 0.0);
-                chart
-                    .draw_series(LineSeries::new(drawn.clone(), colour.stroke_width(2)))
-                    .map_err(|e| failed(&e))?
-                    .label(&series.name)
-                    .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour));
-                chart
-                    .draw_series(drawn.map(|p| Circle::new(p, 3, colour.filled())))
-                    .map_err(|e| failed(&e))?;
-            }
-            chart
-                .configure_series_labels()
-                .background_style(WHITE.mix(0.8))
-                .border_style(BLACK)
-                .draw()
-                .map_err(|e| failed(&e))?;
-            root.present().map_err(|e| failed(&e))?;
-        }
-        Ok(text)
     }
 }
 

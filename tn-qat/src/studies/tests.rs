@@ -49,7 +49,7 @@ fn ranks_rise_to_the_noise() {
     };
     let study = ranks(w.view(), &modes, &config).unwrap();
     let report = check(&study, 3 * config.tolerances.len() + 2 * 2);
-    assert_eq!(report.conclusion.len(), 1 + 2 * 4);
+    assert_eq!(report.conclusion.len(), 2 + 2 * 4);
     // Noise falls with bits, and no count exceeds the rank of the train.
     let noise = |bits| {
         study
