@@ -1,12 +1,11 @@
 //! First values of steps and zero points.
 
-use quant_core::QuantParams;
+use quant_core::{QuantParams, Run};
 use serde::{Deserialize, Serialize};
 use tn_formats::Real;
 
 use super::{Clip, FakeQuant, magic};
 use crate::error::Result;
-use crate::fake_quant::groups::Run;
 
 /// How steps are set from a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]

@@ -1,19 +1,17 @@
 //! Fake quantization: the forward pass of a quantizer in floating point, and gradients for what it does not let through.
 
-mod groups;
 mod init;
 mod schedule;
 #[cfg(test)]
 mod tests;
 
-use quant_core::{Granularity, QuantParams, QuantScheme, QuantizedTensor};
+use quant_core::{Granularity, Groups, QuantParams, QuantScheme, QuantizedTensor, Run};
 use tn_formats::Real;
 
 pub use init::{StepInit, Steps};
 pub use schedule::{QatPhase, QatSchedule};
 
 use crate::error::{Result, check_len};
-use groups::{Groups, Run};
 
 /// The smallest step the forward pass uses, whatever an optimizer left behind.
 const SMALLEST_STEP: f64 = f32::MIN_POSITIVE as f64;
@@ -89,7 +87,7 @@ impl FakeQuant {
     /// A fake quantizer for tensors of `shape`.
     ///
     /// # Errors
-    /// [`crate::QatError::Parameter`] when the shape lacks the scheme's axis.
+    /// [`crate::QatError::Quant`] when the shape lacks the scheme's axis.
     pub fn new(scheme: QuantScheme, shape: &[usize]) -> Result<Self> {
         let groups = Groups::new(shape, scheme.granularity())?;
         Ok(Self {

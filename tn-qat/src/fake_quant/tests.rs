@@ -113,7 +113,7 @@ fn wrong_lengths_and_axes_are_errors() {
         )
         .unwrap_err()
         .to_string(),
-        "quantization axis is axis 2 of shape [2, 2], expected an axis of the weight"
+        "quantization: axis 2 does not exist in a shape of rank 2"
     );
 }
 

@@ -233,8 +233,7 @@ macro_rules! delegate_layer {
             /// Puts a quantizer of this scheme in front of every weight, with fresh steps.
             ///
             /// # Errors
-            /// [`crate::QatError::Parameter`] when a weight lacks the scheme's axis, [`crate::QatError::Quant`] when one is
-            /// not finite.
+            /// [`crate::QatError::Quant`] when a weight lacks the scheme's axis or is not finite.
             pub fn quantize(
                 &mut self,
                 scheme: quant_core::QuantScheme,

@@ -110,7 +110,8 @@ impl Study for GaugeStudy {
         });
         let mut ranks: Vec<usize> = self.rows.iter().map(|r| r.rank).collect();
         ranks.dedup();
-        let gauges: [(&str, fn(&GaugeRow) -> f64); 3] = [
+        type Value = fn(&GaugeRow) -> f64;
+        let gauges: [(&str, Value); 3] = [
             ("as TT-SVD", |r| r.left),
             ("symmetric", |r| r.symmetric),
             ("rotated", |r| r.rotated),

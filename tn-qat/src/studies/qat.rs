@@ -349,7 +349,8 @@ impl Study for QatStudy {
         let value = |q: &Quality| q.accuracy.map_or(q.error, |a| 100.0 * a);
         let mut series = Vec::new();
         for (colour, &rank) in ranks.iter().enumerate() {
-            let ways: [(&str, Stroke, fn(&QatRow) -> &Quality); 2] = [
+            type Way = fn(&QatRow) -> &Quality;
+            let ways: [(&str, Stroke, Way); 2] = [
                 ("PTQ", Stroke::Dashed, |r| &r.ptq),
                 ("QAT", Stroke::Solid, |r| &r.qat),
             ];
