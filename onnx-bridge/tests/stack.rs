@@ -68,7 +68,8 @@ fn a_stack_computes_what_the_graph_does() {
         row /= row.sum();
     }
     let ran = Engine::load(&model).unwrap().run_all(&data).unwrap();
-    let error = ran[0].1.to_f32().iter().zip(&y).map(|(a, b)| (a - b).abs());
+    let ran = ran[0].1.to_f32();
+    let error = ran.iter().zip(&y).map(|(a, b)| (a - b).abs());
     assert!(error.fold(0.0, f32::max) < 1e-6);
 }
 
@@ -106,7 +107,7 @@ fn inputs_of_the_wrong_kind_are_errors() {
     let error = stack.inputs(&model, &data).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "array 'f': expected 12 entries along the last axis, found float32 [7, 5]"
+        "data: array `f`: expected 12 entries along the last axis, found float32 [7, 5]"
     );
     let other = ArrayD::<f32>::zeros(vec![7, 5]);
     let data = Dataset::new(vec![("z".into(), NpyArray::F32(other))]).unwrap();

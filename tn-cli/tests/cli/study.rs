@@ -36,11 +36,13 @@ fn json_of_ranks_and_the_plot_beside_it() {
 
 #[test]
 fn json_of_qat_on_the_whole_network() {
-    let data = digits("calib.npz");
+    let (data, held_out) = (digits("train.npz"), digits("test.npz"));
     let report = study(&[
         "qat",
         "--data",
         data.to_str().unwrap(),
+        "--held-out",
+        held_out.to_str().unwrap(),
         "--ranks",
         "6",
         "--bits",

@@ -318,7 +318,7 @@ impl<T: Real> AdamW<T> {
     /// let mut x = [Parameter::new("x", ParameterKind::Weight, &[3, 2], vec![1.0f64; 6])?];
     /// let mut g = Gradients::zeros(&x);
     /// g.iter_mut().for_each(|g| g.fill(-5.0));
-    /// AdamW::default().step_rows(0, &mut x, &g, 0.5, (3, &[1]))?;
+    /// AdamW::default().step_rows(0, &mut x, &g, 1.0, (3, &[1]))?;
     /// let rounded: Vec<f64> = x[0].values().iter().map(|v| v.round()).collect();
     /// assert_eq!(rounded, [1.0, 1.0, 2.0, 2.0, 1.0, 1.0]);
     /// # Ok::<(), tn_qat::QatError>(())
