@@ -204,7 +204,7 @@ mod tests {
         check("fc(=keep", "unclosed group");
         check(
             "fc=format=ring",
-            "format: expected one of auto, tt, low-rank, tucker, dense, found \"ring\"",
+            "format: expected one of auto, tt, low-rank, tucker, dense, corrected, found \"ring\"",
         );
         check("fc=bits=9", "bits: expected 2 to 8 bits");
         check("fc=bits=4,bits=3", "bits: given twice");
