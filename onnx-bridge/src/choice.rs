@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use quant_core::{Bits, Granularity, QuantScheme};
 use serde::Serialize;
-use tn_formats::{Layout, MatrixModes, Truncation};
+use tn_formats::{Layout, MatrixModes, Strategy, Truncation};
 
 use crate::inspect::Format;
 use crate::skip::SkipReason;
@@ -87,16 +87,42 @@ pub enum NetworkChoice {
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerChoice {
     network: NetworkChoice,
+    format: Format,
     quantization: Quantization,
+    strategy: Strategy,
 }
 
 impl LayerChoice {
-    /// A choice of these two parts.
+    /// A choice of these two parts, the cores of a train quantized as they come.
     pub fn new(network: NetworkChoice, quantization: Quantization) -> Self {
+        let format = match &network {
+            NetworkChoice::Tt { modes, .. }
+                if modes.layout() == Layout::Split && modes.cores() == 2 =>
+            {
+                Format::LowRank
+            }
+            NetworkChoice::Tt { .. } => Format::Tt,
+            NetworkChoice::Tucker { .. } => Format::Tucker,
+            NetworkChoice::Dense => Format::Dense,
+        };
         Self {
             network,
+            format,
             quantization,
+            strategy: Strategy::Independent,
         }
+    }
+
+    /// The same choice, the cores of a train quantized in another way at the same bytes.
+    #[must_use]
+    pub fn with_strategy(self, strategy: Strategy) -> Self {
+        Self { strategy, ..self }
+    }
+
+    /// The same choice under the name that its form has for the kernels of convolutions.
+    #[must_use]
+    pub(crate) fn named(self, format: Format) -> Self {
+        Self { format, ..self }
     }
 
     /// The form.
@@ -109,18 +135,14 @@ impl LayerChoice {
         &self.quantization
     }
 
+    /// How the cores of a train are quantized.
+    pub fn strategy(&self) -> Strategy {
+        self.strategy
+    }
+
     /// The name of the form.
     pub fn format(&self) -> Format {
-        match &self.network {
-            NetworkChoice::Tt { modes, .. }
-                if modes.layout() == Layout::Split && modes.cores() == 2 =>
-            {
-                Format::LowRank
-            }
-            NetworkChoice::Tt { .. } => Format::Tt,
-            NetworkChoice::Tucker { .. } => Format::Tucker,
-            NetworkChoice::Dense => Format::Dense,
-        }
+        self.format
     }
 }
 
@@ -192,6 +214,12 @@ impl Spec {
         }
     }
 
+    /// Where a decomposition stops.
+    pub(crate) fn truncation(&self) -> Truncation {
+        let default = Truncation::RelativeError(DEFAULT_EPSILON);
+        self.truncation.clone().unwrap_or(default)
+    }
+
     /// Resolves a form that is named outright for a matrix `[M, N]`.
     ///
     /// # Errors
@@ -204,10 +232,7 @@ impl Spec {
         let misfit = |e: tn_formats::Error| SkipReason::Misfit {
             problem: e.to_string(),
         };
-        let truncation = self
-            .truncation
-            .clone()
-            .unwrap_or(Truncation::RelativeError(DEFAULT_EPSILON));
+        let truncation = self.truncation();
         let network = match format {
             Format::Dense => NetworkChoice::Dense,
             Format::Tucker => NetworkChoice::Tucker { truncation },

@@ -2,6 +2,7 @@
 //! Reshape.
 
 use crate::proto::{DataType, TensorProto, attribute, int_or, is_standard_domain};
+use crate::skip::SkipReason;
 use crate::tensor;
 use crate::view::GraphView;
 
@@ -119,6 +120,45 @@ impl<'a> Constant<'a> {
         }
         self.steps.push(step);
         Some(self)
+    }
+
+    /// A value that a layer reads as its weight, and its element type: one of floating point.
+    ///
+    /// # Errors
+    /// [`SkipReason::ElementType`] where it is no constant or of another type.
+    pub(crate) fn float_weight(
+        view: &GraphView<'a>,
+        value: &str,
+    ) -> Result<(Self, DataType), SkipReason> {
+        let constant = Self::find(view, value).ok_or_else(|| SkipReason::ElementType {
+            found: "a value computed by other operators".to_string(),
+        })?;
+        let element = DataType::try_from(constant.data_type()).unwrap_or(DataType::Undefined);
+        if matches!(
+            element,
+            DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double
+        ) {
+            return Ok((constant, element));
+        }
+        Err(SkipReason::ElementType {
+            found: tensor::type_name(constant.data_type()).to_string(),
+        })
+    }
+
+    /// The numbers of a value, all of them finite.
+    ///
+    /// # Errors
+    /// [`SkipReason::ElementType`] as [`Constant::to_f32`] gives none, [`SkipReason::NotFinite`] for a NaN or an infinity.
+    pub(crate) fn finite_floats(view: &GraphView<'_>, value: &str) -> Result<Vec<f32>, SkipReason> {
+        let data = Constant::find(view, value)
+            .and_then(|c| c.to_f32())
+            .ok_or_else(|| SkipReason::ElementType {
+                found: "a type that is not floating point".to_string(),
+            })?;
+        match data.iter().position(|v| !v.is_finite()) {
+            Some(index) => Err(SkipReason::NotFinite { index }),
+            None => Ok(data),
+        }
     }
 
     /// The name under which the data is stored: the initializer's, or the output of its `Constant` node.

@@ -3,7 +3,6 @@
 use crate::constant::Constant;
 use crate::proto::{DataType, float_or, int_or, is_standard_domain};
 use crate::skip::SkipReason;
-use crate::tensor::type_name;
 use crate::view::{GraphView, Use};
 
 /// Operators that read weights which are quantized already: these stay as they are.
@@ -128,19 +127,7 @@ impl DenseLayer {
             }
         }
         let name = &node.input[1];
-        let unreadable = || SkipReason::ElementType {
-            found: "a value computed by other operators".to_string(),
-        };
-        let constant = Constant::find(view, name).ok_or_else(unreadable)?;
-        let element = DataType::try_from(constant.data_type()).unwrap_or(DataType::Undefined);
-        if !matches!(
-            element,
-            DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double
-        ) {
-            return Err(SkipReason::ElementType {
-                found: type_name(constant.data_type()).to_string(),
-            });
-        }
+        let (constant, element) = Constant::float_weight(view, name)?;
         let &[first, second] = constant.shape() else {
             return Err(SkipReason::NotAMatrix {
                 shape: constant.shape().to_vec(),
@@ -274,15 +261,7 @@ impl DenseLayer {
     /// # Errors
     /// [`SkipReason::NotFinite`] where the weight has a NaN or an infinity.
     pub fn matrix(&self, view: &GraphView<'_>) -> Result<Vec<f32>, SkipReason> {
-        let unreadable = || SkipReason::ElementType {
-            found: "a type that is not floating point".to_string(),
-        };
-        let data = Constant::find(view, &self.weight_value)
-            .and_then(|c| c.to_f32())
-            .ok_or_else(unreadable)?;
-        if let Some(index) = data.iter().position(|v| !v.is_finite()) {
-            return Err(SkipReason::NotFinite { index });
-        }
+        let data = Constant::finite_floats(view, &self.weight_value)?;
         Ok(from_operand(
             data,
             [self.outputs, self.inputs],

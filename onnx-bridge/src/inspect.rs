@@ -7,7 +7,7 @@ use crate::model::Model;
 use crate::skip::SkipReason;
 use crate::tensor::type_name;
 use crate::view::{GraphView, Use};
-use crate::weight::Weight;
+use crate::weight::{Role, Weight};
 
 /// A form that a weight can be rewritten to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -42,12 +42,14 @@ impl Format {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// It is the matrix of dense layers and can take any of these forms.
+    /// It can take any of these forms.
     CanBecome {
         /// The forms.
         formats: Vec<Format>,
-        /// `[M, N]` of `y = W x`.
+        /// `[M, N]` of `y = W x`; of a convolution M output channels by the numbers that one place of them is made of.
         matrix: [usize; 2],
+        /// Why the other forms are of no use here.
+        refused: Vec<(Format, SkipReason)>,
     },
     /// It stays.
     Stays(SkipReason),
@@ -139,11 +141,25 @@ fn info(view: &GraphView<'_>, weight: &Weight<'_>, file_bytes: u64) -> WeightInf
             name => name.to_string(),
         });
     }
-    let verdict = match weight.layers() {
-        Ok(layers) => Verdict::CanBecome {
+    let verdict = match weight.role() {
+        Ok(Role::Dense(layers)) => Verdict::CanBecome {
             formats: Format::ALL.to_vec(),
             matrix: layers.first().map_or([0, 0], |l| [l.outputs(), l.inputs()]),
+            refused: Vec::new(),
         },
+        Ok(Role::Conv(layers)) => {
+            let refused = |format: Format| {
+                let reason = layers.iter().find_map(|l| l.refuses(format, view));
+                reason.map(|reason| (format, reason))
+            };
+            let refused: Vec<_> = Format::ALL.into_iter().filter_map(refused).collect();
+            let taken = |format: &Format| refused.iter().all(|(f, _)| f != format);
+            Verdict::CanBecome {
+                formats: Format::ALL.into_iter().filter(taken).collect(),
+                matrix: layers.first().map_or([0, 0], |l| [l.outputs(), l.inputs()]),
+                refused,
+            }
+        }
         Err(reason) => Verdict::Stays(reason.clone()),
     };
     let bytes = weight.bytes();
@@ -161,10 +177,10 @@ fn info(view: &GraphView<'_>, weight: &Weight<'_>, file_bytes: u64) -> WeightInf
 
 fn op_name(view: &GraphView<'_>, weight: &Weight<'_>, at: Use) -> String {
     let op = view.node(at.node).op_type();
-    let layer = weight
-        .layers()
-        .ok()
-        .and_then(|layers| layers.iter().find(|l| l.node() == at.node));
+    let layer = match weight.role() {
+        Ok(Role::Dense(layers)) => layers.iter().find(|l| l.node() == at.node),
+        _ => None,
+    };
     match layer.and_then(|l| l.bias()).and_then(|b| b.add_node()) {
         Some(_) => format!("{op} + Add"),
         None => op.to_string(),

@@ -6,6 +6,7 @@ pub mod blocks;
 pub mod calibrate;
 mod choice;
 mod constant;
+mod conv_layer;
 mod dataset;
 mod dense_layer;
 mod digest;
@@ -34,6 +35,7 @@ pub mod runtime;
 mod skip;
 #[cfg(feature = "tract")]
 mod stack;
+mod subject;
 pub mod tensor;
 mod text;
 mod validate;
@@ -47,6 +49,7 @@ pub use choice::{
     CoreGranularity, FormatRule, Job, LayerChoice, MappingChoice, NetworkChoice, Quantization, Spec,
 };
 pub use constant::Constant;
+pub use conv_layer::{ConvLayer, ConvOp};
 pub use dataset::Dataset;
 pub use dense_layer::{Bias, DenseLayer, DenseOp};
 pub use emit::FOLDED_ELEMENTS;
@@ -71,4 +74,4 @@ pub use text::graph_text;
 #[cfg(feature = "tract")]
 pub use verify::{Synthesized, Verification, synthesize, verify, verify_synthesized};
 pub use view::{GraphView, Use};
-pub use weight::Weight;
+pub use weight::{Role, Weight};

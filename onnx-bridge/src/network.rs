@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayView2, Ix2};
 use quant_core::{Granularity, QuantScheme, QuantizedTensor};
-use tn_formats::{QuantizedTtMatrix, QuantizedTucker, TtMatrix, Tucker};
+use tn_formats::{QuantizedTtMatrix, QuantizedTucker, Strategy, TtMatrix, TtQuantizer, Tucker};
 
 use crate::choice::{CoreGranularity, LayerChoice, NetworkChoice, Quantization};
 use crate::skip::SkipReason;
@@ -43,7 +43,7 @@ impl Network {
             NetworkChoice::Tt { modes, truncation } => {
                 modes.check(w.nrows(), w.ncols()).map_err(misfit)?;
                 let (train, _) = TtMatrix::decompose(w, modes, truncation).map_err(misfit)?;
-                Self::quantize_train(&train, quantization)?
+                Self::quantize_train(&train, quantization, choice.strategy())?
             }
             NetworkChoice::Tucker { truncation } => {
                 let (tucker, _) = Tucker::decompose(w.into_dyn(), truncation).map_err(misfit)?;
@@ -66,25 +66,30 @@ impl Network {
         })
     }
 
-    /// Quantizes the cores of a train as they come.
+    /// Quantizes the cores of a train.
     ///
     /// # Errors
     /// [`SkipReason::Misfit`] where a core does not take the quantization.
     pub fn quantize_train(
         train: &TtMatrix<f32>,
         quantization: &Quantization,
+        strategy: Strategy,
     ) -> Result<Self, SkipReason> {
-        let cores = train.cores().iter().map(|core| {
+        let schemes = train.cores().iter().map(|core| {
             let shape = core.shape();
             let output = if shape[3] > 1 { 3 } else { 1 };
             let contracted = if shape[2] >= shape[0] { 2 } else { 0 };
-            quantize(core.as_slice(), &shape, [output, contracted], quantization)
+            scheme([output, contracted], quantization)
         });
-        let cores = cores.collect::<Result<_, _>>()?;
-        let train = QuantizedTtMatrix::from_cores(train.modes().clone(), cores);
-        train.map(Self::Tt).map_err(|e| SkipReason::Misfit {
-            problem: e.to_string(),
-        })
+        let schemes = schemes.collect::<Result<Vec<_>, _>>()?;
+        TtQuantizer::new(quantization.scheme(Granularity::PerTensor))
+            .with_core_schemes(schemes)
+            .with_strategy(strategy)
+            .quantize_matrix(train)
+            .map(Self::Tt)
+            .map_err(|e| SkipReason::Misfit {
+                problem: e.to_string(),
+            })
     }
 
     /// The matrix that the codes stand for.
@@ -147,24 +152,32 @@ impl Network {
     }
 }
 
-/// Quantizes one array whose output axis and contracted axis are given: scales per axis stand on the first, blocks run
+/// The scheme of an array whose output axis and contracted axis are given: scales per axis stand on the first, blocks run
 /// along the second.
-fn quantize(
-    values: &[f32],
-    shape: &[usize],
+fn scheme(
     [output, contracted]: [usize; 2],
     quantization: &Quantization,
-) -> Result<QuantizedTensor, SkipReason> {
-    let misfit = |e: quant_core::QuantError| SkipReason::Misfit {
-        problem: e.to_string(),
-    };
+) -> Result<QuantScheme, SkipReason> {
     let granularity = match quantization.granularity {
         CoreGranularity::Core => Granularity::PerTensor,
         CoreGranularity::Axis => Granularity::per_axis(output),
         CoreGranularity::Block(size) => {
-            Granularity::per_block(contracted, size.get()).map_err(misfit)?
+            Granularity::per_block(contracted, size.get()).map_err(|e| SkipReason::Misfit {
+                problem: e.to_string(),
+            })?
         }
     };
-    let scheme: QuantScheme = quantization.scheme(granularity);
-    QuantizedTensor::quantize(values, shape, &scheme).map_err(misfit)
+    Ok(quantization.scheme(granularity))
+}
+
+fn quantize(
+    values: &[f32],
+    shape: &[usize],
+    axes: [usize; 2],
+    quantization: &Quantization,
+) -> Result<QuantizedTensor, SkipReason> {
+    let scheme = scheme(axes, quantization)?;
+    QuantizedTensor::quantize(values, shape, &scheme).map_err(|e| SkipReason::Misfit {
+        problem: e.to_string(),
+    })
 }

@@ -1,6 +1,5 @@
 //! The rewritten layers as dense matrices again: what the emitted chains must agree with.
 
-use crate::dense_layer::DenseLayer;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::patch::GraphPatch;
@@ -8,7 +7,7 @@ use crate::proto::{self, DataType, int_attribute};
 use crate::rewrite::RewriteReport;
 use crate::tensor;
 use crate::view::GraphView;
-use crate::weight::Weight;
+use crate::weight::{Role, Weight};
 
 /// The original model with every rewritten weight replaced by the dense `f32` matrix that the same codes stand for: the
 /// rewritten model computes the same up to rounding, to the element type of the layer where that is not `f32`.
@@ -20,12 +19,8 @@ pub fn dense_reference(model: &Model, report: &RewriteReport) -> Result<Model> {
     let weights = Weight::all(&view);
     let mut patch = GraphPatch::new();
     for (name, rewritten) in report.rewritten() {
-        let layers = weights
-            .iter()
-            .find(|w| w.name() == name)
-            .and_then(|w| w.layers().ok());
-        let Some((first, layers)) = layers.and_then(|layers| layers.first().zip(Some(layers)))
-        else {
+        let weight = weights.iter().find(|w| w.name() == name);
+        let Some(role) = weight.and_then(|w| w.role().ok()) else {
             let value = name.to_string();
             return Err(Error::UndefinedValue {
                 place: "report".to_string(),
@@ -34,11 +29,24 @@ pub fn dense_reference(model: &Model, report: &RewriteReport) -> Result<Model> {
             });
         };
         let dense = rewritten.network.to_dense();
-        let (operand, shape) = first.operand(dense.as_slice().unwrap_or_default());
+        let dense = dense.as_slice().unwrap_or_default();
+        let (operand, shape, element) = match role {
+            Role::Dense(layers) => {
+                let (operand, shape) = layers[0].operand(dense);
+                (operand, shape.to_vec(), layers[0].element())
+            }
+            Role::Conv(layers) => {
+                let (operand, shape) = layers[0].operand(dense);
+                (operand, shape, layers[0].element())
+            }
+        };
         let value = format!("{name}/reference");
         patch.add_initializer(tensor::from_f32(&value, &shape, &operand));
-        for layer in layers {
-            replace_weight(&view, layer, &value, &mut patch);
+        for node in role.nodes() {
+            replace_weight(&view, node, element, &value, &mut patch);
+        }
+        for node in role.weight_nodes() {
+            patch.remove_node(node);
         }
         if view.initializer(name).is_some() {
             patch.remove_initializer(name);
@@ -51,23 +59,23 @@ pub fn dense_reference(model: &Model, report: &RewriteReport) -> Result<Model> {
     }
 }
 
-fn replace_weight(view: &GraphView<'_>, layer: &DenseLayer, value: &str, patch: &mut GraphPatch) {
-    let mut node = view.node(layer.node()).clone();
-    if layer.element() == DataType::Float {
-        node.input[1] = value.to_string();
-    } else {
-        let cast = format!("{value}/cast/{}", layer.node());
-        let to = int_attribute("to", i64::from(layer.element() as i32));
-        patch.insert_before(
-            layer.node(),
-            [proto::node("Cast", &cast, &[value], &cast, vec![to])],
-        );
+/// The same node with another value as its weight, cast to the element type of its layer.
+fn replace_weight(
+    view: &GraphView<'_>,
+    at: usize,
+    element: DataType,
+    value: &str,
+    patch: &mut GraphPatch,
+) {
+    let mut node = view.node(at).clone();
+    node.input[1] = value.to_string();
+    if element != DataType::Float {
+        let cast = format!("{value}/cast/{at}");
+        let to = int_attribute("to", i64::from(element as i32));
+        let made = proto::node("Cast", &cast, &[value], &cast, vec![to]);
+        patch.insert_before(at, [made]);
         node.input[1] = cast;
     }
-    patch.insert_before(layer.node(), [node]);
-    patch.remove_node(layer.node());
-    layer
-        .weight_nodes()
-        .iter()
-        .for_each(|&n| patch.remove_node(n));
+    patch.insert_before(at, [node]);
+    patch.remove_node(at);
 }

@@ -10,6 +10,7 @@ use crate::auto;
 use crate::choice::{
     CoreGranularity, FormatRule, Job, LayerChoice, MappingChoice, NetworkChoice, Spec,
 };
+use crate::conv_layer::ConvLayer;
 use crate::dense_layer::DenseLayer;
 use crate::emit::{self, Emitter};
 use crate::error::Result;
@@ -18,8 +19,9 @@ use crate::model::Model;
 use crate::network::Network;
 use crate::patch::GraphPatch;
 use crate::skip::SkipReason;
+use crate::subject::Subject;
 use crate::view::GraphView;
-use crate::weight::Weight;
+use crate::weight::{Role, Weight};
 
 /// The most bytes of weights that are built at the same time, so that memory follows the largest weight and not the model.
 const SIDE_BY_SIDE: u64 = 128 << 20;
@@ -210,29 +212,37 @@ pub(crate) fn names(view: &GraphView<'_>) -> HashSet<String> {
 }
 
 fn build(view: &GraphView<'_>, weight: &Weight<'_>, spec: &Spec) -> Result<Rewritten, SkipReason> {
-    let layers = weight.layers().map_err(Clone::clone)?;
+    let role = weight.role().map_err(Clone::clone)?;
     if spec.format == FormatRule::Keep {
         return Err(SkipReason::Kept {
             rule: "the job".to_string(),
         });
     }
-    let layer = layers.first().ok_or(SkipReason::Unused)?;
-    agree(view, layers)?;
-    let matrix = layer.matrix(view)?;
-    let w = ArrayView2::from_shape((layer.outputs(), layer.inputs()), &matrix).map_err(|e| {
-        SkipReason::Misfit {
-            problem: e.to_string(),
+    agree(view, role)?;
+    let (subject, shape, matrix) = match role {
+        Role::Dense(layers) => {
+            let layer = layers.first().ok_or(SkipReason::Unused)?;
+            let shape = [layer.outputs(), layer.inputs()];
+            (Subject::Matrix(shape), shape, layer.matrix(view)?)
         }
+        Role::Conv(layers) => {
+            let layer = layers.first().ok_or(SkipReason::Unused)?;
+            let shape = [layer.outputs(), layer.inputs()];
+            (Subject::Kernel(view, layer), shape, layer.matrix(view)?)
+        }
+    };
+    let w = ArrayView2::from_shape(shape, &matrix).map_err(|e| SkipReason::Misfit {
+        problem: e.to_string(),
     })?;
     let (choice, network) = match spec.format {
         FormatRule::Use(format) => {
-            let choice = spec.resolve(format, [w.nrows(), w.ncols()])?;
+            let choice = subject.resolve(spec, format)?;
             let network = Network::build(w, &choice)?;
             (choice, network)
         }
-        FormatRule::Auto | FormatRule::Keep => auto::best(w, spec)?,
+        FormatRule::Auto | FormatRule::Keep => auto::best(w, spec, &subject)?,
     };
-    let bytes = emit::stored_bytes(&network)?;
+    let bytes = subject.stored_bytes(&network)?;
     if bytes >= weight.bytes() {
         return Err(SkipReason::NoGain {
             bytes: weight.bytes(),
@@ -243,22 +253,22 @@ fn build(view: &GraphView<'_>, weight: &Weight<'_>, spec: &Spec) -> Result<Rewri
 }
 
 /// Every use of a shared weight must read the same matrix.
-fn agree(view: &GraphView<'_>, layers: &[DenseLayer]) -> Result<(), SkipReason> {
-    let Some((first, others)) = layers.split_first() else {
-        return Ok(());
+fn agree(view: &GraphView<'_>, role: &Role) -> Result<(), SkipReason> {
+    let same = match role {
+        Role::Dense(layers) => layers.iter().all(|l| l.reads_like(&layers[0])),
+        Role::Conv(layers) => layers.iter().all(|l| l.reads_like(&layers[0])),
     };
-    if !others.iter().any(|l| !l.reads_like(first)) {
+    if same {
         return Ok(());
     }
-    let nodes = layers
-        .iter()
-        .map(|l| crate::error::node_place(view.node(l.node())))
-        .collect();
     let because = SkipReason::Misfit {
         problem: "expected uses of one and the same matrix, found a transposed one".into(),
     };
+    let nodes = role.nodes().into_iter();
     Err(SkipReason::Shared {
-        nodes,
+        nodes: nodes
+            .map(|n| crate::error::node_place(view.node(n)))
+            .collect(),
         because: Box::new(because),
     })
 }
@@ -283,13 +293,18 @@ fn describe(
         }
         _ => (None, vec![w.nrows()], vec![w.ncols()]),
     };
+    let mut ranks = network.ranks();
+    if choice.format() == Format::Tucker && layout.is_some() {
+        // A kernel's Tucker network is a train; its ranks are those of the channel modes.
+        ranks = ranks[1..ranks.len() - 1].to_vec();
+    }
     let quantization = choice.quantization();
     Rewritten {
         format: choice.format(),
         layout,
         row_modes,
         col_modes,
-        ranks: network.ranks(),
+        ranks,
         bits: quantization.bits.get(),
         mapping: quantization.mapping,
         granularity: quantization.granularity,
@@ -312,32 +327,56 @@ fn emit(
     rewritten: &Rewritten,
     patch: &mut GraphPatch,
 ) -> Result<(), SkipReason> {
-    let layers = weight.layers().map_err(Clone::clone)?;
+    let role = weight.role().map_err(Clone::clone)?;
     let prefix = prefix(weight.name(), rewritten.format);
     let mark = emitter.mark();
-    let placed = match emit::place(emitter, &prefix, &rewritten.network) {
+    let placed = match place(emitter, role, &prefix, &rewritten.network) {
         Ok(placed) => placed,
         Err(reason) => {
             emitter.reset(mark);
             return Err(reason);
         }
     };
-    let mut removed = BTreeSet::new();
-    for (k, layer) in layers.iter().enumerate() {
-        emit::emit_layer(emitter, view, layer, &prefix, &placed);
-        let place = if k == 0 {
-            layers.iter().map(DenseLayer::node).min().unwrap_or(0)
-        } else {
-            layer.node()
-        };
-        debug_assert!(place <= layer.node(), "uses are in the order of the nodes");
-        patch.insert_before(place, emitter.take_nodes());
-        patch.remove_node(layer.node());
-        removed.extend(layer.weight_nodes().iter().copied());
+    let nodes = role.nodes();
+    for (k, &node) in nodes.iter().enumerate() {
+        match &placed {
+            Standing::Matrix(layers, placed) => {
+                emit::emit_layer(emitter, view, &layers[k], &prefix, placed);
+            }
+            Standing::Kernel(layers, placed) => {
+                emit::emit_kernel(emitter, view, &layers[k], &prefix, placed);
+            }
+        }
+        debug_assert!(nodes[0] <= node, "uses are in the order of the nodes");
+        patch.insert_before(node, emitter.take_nodes());
+        patch.remove_node(node);
     }
+    let removed: BTreeSet<usize> = role.weight_nodes().into_iter().collect();
     removed.into_iter().for_each(|node| patch.remove_node(node));
     if view.initializer(weight.name()).is_some() {
         patch.remove_initializer(weight.name());
     }
     Ok(())
+}
+
+/// A network that stands in the graph, and the layers that use it.
+enum Standing<'a> {
+    Matrix(&'a [DenseLayer], emit::Placed),
+    Kernel(&'a [ConvLayer], emit::PlacedKernel),
+}
+
+fn place<'a>(
+    emitter: &mut Emitter,
+    role: &'a Role,
+    prefix: &str,
+    network: &Network,
+) -> Result<Standing<'a>, SkipReason> {
+    Ok(match role {
+        Role::Dense(layers) => Standing::Matrix(layers, emit::place(emitter, prefix, network)?),
+        Role::Conv(layers) => {
+            let layer = layers.first().ok_or(SkipReason::Unused)?;
+            let placed = emit::place_kernel(emitter, prefix, layer, network)?;
+            Standing::Kernel(layers, placed)
+        }
+    })
 }

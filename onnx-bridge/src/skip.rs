@@ -23,6 +23,11 @@ pub enum SkipReason {
     },
     /// The weight is the left operand of a MatMul: `W X`, not `X W`.
     LeftOperand,
+    /// It is what a convolution slides its kernel over, not the kernel.
+    ConvolvedInput {
+        /// The operator.
+        op: String,
+    },
     /// The weight stands in the place of a bias.
     Bias {
         /// The operator.
@@ -32,6 +37,18 @@ pub enum SkipReason {
     NotAMatrix {
         /// Its shape where it is used.
         shape: Vec<usize>,
+    },
+    /// Not the kernel of a convolution.
+    NotAKernel {
+        /// Its shape where it is used.
+        shape: Vec<usize>,
+    },
+    /// A convolution in groups: only dense codes make it smaller.
+    Grouped {
+        /// The number of groups.
+        groups: usize,
+        /// The input channels of one.
+        channels: usize,
     },
     /// Its element type where it is used is none that is rewritten there.
     ElementType {
@@ -112,8 +129,24 @@ impl fmt::Display for SkipReason {
             Self::LeftOperand => {
                 write!(f, "left operand of MatMul: only the right one is rewritten")
             }
+            Self::ConvolvedInput { op } => write!(f, "the input of {op}, not its kernel"),
             Self::Bias { op } => write!(f, "the bias of {op}"),
             Self::NotAMatrix { shape } => write!(f, "expected a matrix, found shape {shape:?}"),
+            Self::NotAKernel { shape } => write!(
+                f,
+                "expected the kernel of a convolution, of three axes or more, found shape {shape:?}"
+            ),
+            Self::Grouped {
+                groups,
+                channels: 1,
+            } => write!(
+                f,
+                "{groups} channels, each convolved by itself: there are no ranks between channels"
+            ),
+            Self::Grouped { groups, channels } => write!(
+                f,
+                "{groups} groups of {channels} channels: each would need a basis of its own, about as large as its kernel"
+            ),
             Self::ElementType { found } => write!(f, "expected floating point, found {found}"),
             Self::AlreadyQuantized { op } => write!(f, "quantized already: it is read by {op}"),
             Self::NotFinite { index } => write!(

@@ -45,7 +45,8 @@ impl DenseStack {
         let weights = Weight::all(&view);
         let layers: Vec<&DenseLayer> = weights
             .iter()
-            .flat_map(|w| w.layers().unwrap_or_default())
+            .filter_map(|w| w.layers().ok())
+            .flatten()
             .collect();
         let mut value = skip_back(&view, output.name(), &["Softmax", "LogSoftmax"]);
         let mut found = Vec::new();
@@ -77,9 +78,8 @@ impl DenseStack {
         let view = GraphView::new(model);
         let weights = Weight::all(&view);
         let weight = weights.iter().find(|w| w.name() == name);
-        let layers = weight.ok_or(SkipReason::Unused)?.layers();
-        let layer = layers.map_err(Clone::clone)?;
-        let layer = layer.first().ok_or(SkipReason::Unused)?;
+        let layers = weight.ok_or(SkipReason::Unused)?.layers()?;
+        let layer = layers.first().ok_or(SkipReason::Unused)?;
         Ok(Self {
             input: layer.input().to_string(),
             layers: vec![arrays(&view, layer, Activation::Identity)?],

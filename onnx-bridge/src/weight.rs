@@ -1,6 +1,7 @@
-//! Every stored weight of a model with its uses, and whether all of them are dense layers.
+//! Every stored weight of a model with its uses, and what it is to them.
 
 use crate::constant::Constant;
+use crate::conv_layer::ConvLayer;
 use crate::dense_layer::DenseLayer;
 use crate::error::node_place;
 use crate::proto::{TensorProto, attribute, is_standard_domain};
@@ -11,6 +12,65 @@ use crate::view::{GraphView, Use};
 /// Vectors and other tensors below this size are no weights of their own but part of the graph's structure.
 const LARGE_TENSOR_BYTES: usize = 64 * 1024;
 
+/// What a weight is to the nodes that use it: the same to all of them.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Role {
+    /// The matrix of dense layers, one for every use. They agree on it but for which operator reads it.
+    Dense(Vec<DenseLayer>),
+    /// The kernel of convolutions, one for every use.
+    Conv(Vec<ConvLayer>),
+}
+
+impl Role {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Dense(_) => "a matrix",
+            Self::Conv(_) => "a kernel",
+        }
+    }
+
+    /// The nodes that use the weight, in the order of the file.
+    pub fn nodes(&self) -> Vec<usize> {
+        match self {
+            Self::Dense(layers) => layers.iter().map(DenseLayer::node).collect(),
+            Self::Conv(layers) => layers.iter().map(ConvLayer::node).collect(),
+        }
+    }
+
+    /// The nodes between the stored weight and those that use it.
+    pub(crate) fn weight_nodes(&self) -> Vec<usize> {
+        match self {
+            Self::Dense(layers) => layers
+                .iter()
+                .flat_map(|l| l.weight_nodes().to_vec())
+                .collect(),
+            Self::Conv(layers) => layers
+                .iter()
+                .flat_map(|l| l.weight_nodes().to_vec())
+                .collect(),
+        }
+    }
+
+    /// Adds the uses of another; the two names where they differ.
+    fn join(&mut self, other: Self) -> Result<(), [&'static str; 2]> {
+        let names = [self.name(), other.name()];
+        match (self, other) {
+            (Self::Dense(all), Self::Dense(more)) => all.extend(more),
+            (Self::Conv(all), Self::Conv(more)) => all.extend(more),
+            _ => return Err(names),
+        }
+        Ok(())
+    }
+
+    fn of_use(view: &GraphView<'_>, at: Use) -> Result<Self, SkipReason> {
+        match ConvLayer::match_use(view, at) {
+            Some(conv) => Ok(Self::Conv(vec![conv?])),
+            None => Ok(Self::Dense(vec![DenseLayer::match_use(view, at)?])),
+        }
+    }
+}
+
 /// A stored tensor that is worth a line of its own: a matrix or more, of floating point, or anything large.
 #[derive(Debug, Clone)]
 pub struct Weight<'a> {
@@ -18,7 +78,7 @@ pub struct Weight<'a> {
     tensor: &'a TensorProto,
     shape: Vec<usize>,
     uses: Vec<Use>,
-    layers: Result<Vec<DenseLayer>, SkipReason>,
+    role: Result<Role, SkipReason>,
 }
 
 impl<'a> Weight<'a> {
@@ -49,16 +109,16 @@ impl<'a> Weight<'a> {
         let mut uses = Vec::new();
         let blocked = terminal_uses(view, name, &mut uses);
         uses.sort_unstable();
-        let layers = match blocked {
+        let role = match blocked {
             Some(reason) => Err(reason),
-            None => all_dense(view, &uses),
+            None => common_role(view, &uses),
         };
         Some(Self {
             name,
             tensor,
             shape,
             uses,
-            layers,
+            role,
         })
     }
 
@@ -87,12 +147,26 @@ impl<'a> Weight<'a> {
         &self.uses
     }
 
-    /// The dense layers it is the weight of: one for every use. They agree on the matrix but for which operator reads it.
+    /// What it is to its uses.
+    ///
+    /// # Errors
+    /// Why it has no role that a rewrite knows.
+    pub fn role(&self) -> Result<&Role, &SkipReason> {
+        self.role.as_ref()
+    }
+
+    /// The dense layers it is the matrix of: one for every use.
     ///
     /// # Errors
     /// Why it is not the weight of dense layers alone.
-    pub fn layers(&self) -> Result<&[DenseLayer], &SkipReason> {
-        self.layers.as_deref()
+    pub fn layers(&self) -> Result<&[DenseLayer], SkipReason> {
+        match self.role() {
+            Ok(Role::Dense(layers)) => Ok(layers),
+            Ok(Role::Conv(_)) => Err(SkipReason::NotAMatrix {
+                shape: self.shape.clone(),
+            }),
+            Err(reason) => Err(reason.clone()),
+        }
     }
 }
 
@@ -136,22 +210,26 @@ fn terminal_uses(view: &GraphView<'_>, value: &str, found: &mut Vec<Use>) -> Opt
     blocked
 }
 
-fn all_dense(view: &GraphView<'_>, uses: &[Use]) -> Result<Vec<DenseLayer>, SkipReason> {
-    if uses.is_empty() {
-        return Err(SkipReason::Unused);
-    }
-    let matched: Result<Vec<_>, SkipReason> = uses
-        .iter()
-        .map(|&at| DenseLayer::match_use(view, at))
-        .collect();
-    match matched {
-        Err(because) if uses.len() > 1 => {
-            let nodes = uses.iter().map(|u| node_place(view.node(u.node))).collect();
-            Err(SkipReason::Shared {
-                nodes,
-                because: Box::new(because),
-            })
+fn common_role(view: &GraphView<'_>, uses: &[Use]) -> Result<Role, SkipReason> {
+    let shared = |because: SkipReason| match uses {
+        [_] => because,
+        _ => SkipReason::Shared {
+            nodes: uses.iter().map(|u| node_place(view.node(u.node))).collect(),
+            because: Box::new(because),
+        },
+    };
+    let mut common: Option<Role> = None;
+    for &at in uses {
+        let role = Role::of_use(view, at).map_err(shared)?;
+        match &mut common {
+            None => common = Some(role),
+            Some(common) => common.join(role).map_err(|names| {
+                let [first, second] = names;
+                shared(SkipReason::Misfit {
+                    problem: format!("expected uses of one kind, found {first} and {second}"),
+                })
+            })?,
         }
-        other => other,
     }
+    common.ok_or(SkipReason::Unused)
 }

@@ -79,3 +79,55 @@ fn dense_affine_blocks() {
         }
     ));
 }
+
+/// A padded, strided convolution of 12 channels into 16.
+fn conv() -> onnx_bridge::Model {
+    use common::{floats, ints, node, noise, proto, value};
+    let attributes = vec![
+        ints("dilations", &[1, 2]),
+        ints("kernel_shape", &[3, 5]),
+        ints("pads", &[1, 2, 1, 2]),
+        ints("strides", &[2, 1]),
+    ];
+    let initializer = vec![
+        floats("w", &[16, 12, 3, 5], |i| noise(1, i)),
+        floats("b", &[16], |i| noise(2, i)),
+    ];
+    let nodes = vec![node("Conv", &["x", "w", "b"], "y", attributes)];
+    let (x, y) = (value("x", &[0, 12, 0, 0]), value("y", &[0, 16, 0, 0]));
+    onnx_bridge::Model::from_proto(proto(13, initializer, nodes, x, y)).unwrap()
+}
+
+#[test]
+fn tucker_of_a_conv() {
+    insta::assert_snapshot!(text(&conv(), Spec::of(Format::Tucker)));
+}
+
+#[test]
+fn train_of_a_conv() {
+    insta::assert_snapshot!(text(&conv(), Spec::of(Format::Tt)));
+}
+
+#[test]
+fn low_rank_of_a_conv_in_four_bits_per_axis() {
+    let quantization = bits(4, MappingChoice::Symmetric, CoreGranularity::Axis);
+    insta::assert_snapshot!(text(
+        &conv(),
+        Spec {
+            quantization,
+            ..Spec::of(Format::LowRank)
+        }
+    ));
+}
+
+#[test]
+fn dense_codes_of_a_conv_per_axis() {
+    let quantization = bits(8, MappingChoice::Symmetric, CoreGranularity::Axis);
+    insta::assert_snapshot!(text(
+        &conv(),
+        Spec {
+            quantization,
+            ..Spec::of(Format::Dense)
+        }
+    ));
+}

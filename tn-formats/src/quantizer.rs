@@ -42,6 +42,7 @@ use crate::tucker::Tucker;
 #[derive(Debug, Clone)]
 pub struct TtQuantizer {
     scheme: QuantScheme,
+    each: Option<Vec<QuantScheme>>,
     strategy: Strategy,
     budget: Option<usize>,
 }
@@ -52,9 +53,17 @@ impl TtQuantizer {
     pub fn new(scheme: QuantScheme) -> Self {
         Self {
             scheme,
+            each: None,
             strategy: Strategy::Independent,
             budget: None,
         }
+    }
+
+    /// One scheme for each core, in order, in place of one for all of them; a byte budget knows only the one for all.
+    #[must_use]
+    pub fn with_core_schemes(mut self, schemes: Vec<QuantScheme>) -> Self {
+        self.each = Some(schemes);
+        self
     }
 
     /// The same quantizer with another strategy. Whatever the strategy, the result is never worse than
@@ -87,7 +96,8 @@ impl TtQuantizer {
     /// Quantizes a train.
     ///
     /// # Errors
-    /// [`crate::Error::Quant`] when a core holds a number that is not finite or the scheme's axis does not exist.
+    /// [`crate::Error::Quant`] when a core holds a number that is not finite or the scheme's axis does not exist,
+    /// [`crate::Error::Length`] for schemes that are not one for each core.
     pub fn quantize<T: Real>(&self, train: &TensorTrain<T>) -> Result<QuantizedTensorTrain> {
         Ok(self.quantize_measured(train)?.0)
     }
@@ -172,12 +182,18 @@ impl TtQuantizer {
         shapes: &dyn Fn(&TensorTrain<f64>) -> Vec<Vec<usize>>,
     ) -> Result<Outcome> {
         let Some(bytes) = self.budget else {
-            return quantize_cores(
-                train,
-                shapes,
-                &vec![self.scheme; train.order()],
-                self.strategy,
-            );
+            let schemes = match &self.each {
+                Some(each) if each.len() != train.order() => {
+                    return Err(Error::Length {
+                        what: "schemes of a train's cores",
+                        expected: train.order(),
+                        found: each.len(),
+                    });
+                }
+                Some(each) => each.clone(),
+                None => vec![self.scheme; train.order()],
+            };
+            return quantize_cores(train, shapes, &schemes, self.strategy);
         };
         let mut best: Option<Outcome> = None;
         for schemes in budgets::schemes_within(train, shapes, self.scheme, self.strategy, bytes)? {

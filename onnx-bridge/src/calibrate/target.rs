@@ -83,7 +83,7 @@ impl Target {
             }
             Err(reason) => match table(view, weight) {
                 Some((shape, nodes)) => make(weight.name(), shape, TargetKind::Table(nodes)),
-                None => return Err(reason.clone()),
+                None => return Err(reason),
             },
         };
         if target.shape[0] * target.shape[1] < LEAST_ELEMENTS {

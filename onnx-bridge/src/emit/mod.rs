@@ -1,11 +1,12 @@
 //! Quantized networks as chains of standard operators.
 //!
-//! Every stored array is a matrix operand of one MatMul: `Cast`, `Sub` the zero point, `Mul` by the scale, `MatMul`.
-//! Engines fold all but the MatMul when they load the model. No array exceeds [`FOLDED_ELEMENTS`], the most that
-//! tract folds: a wider operand is cut into columns.
+//! Every stored array is a matrix operand of one MatMul, or the kernel of one Conv: `Cast`, `Sub` the zero point, `Mul` by
+//! the scale, `MatMul`. Engines fold all but the MatMul or Conv when they load the model. No array exceeds
+//! [`FOLDED_ELEMENTS`], the most that tract folds: a wider operand is cut into columns, which a kernel joins again.
 
 #[cfg(feature = "tract")]
 pub(crate) mod blocks;
+mod conv;
 #[cfg(feature = "tract")]
 pub(crate) mod embedding;
 mod layer;
@@ -14,11 +15,10 @@ mod place;
 mod train;
 mod unpack;
 
+pub(crate) use conv::{PlacedKernel, emit_kernel, kernel_bytes, place_kernel};
 pub(crate) use layer::emit_layer;
 pub(crate) use operand::Operand;
-#[cfg(feature = "tract")]
-pub(crate) use place::Placed;
-pub(crate) use place::{place, stored_bytes};
+pub(crate) use place::{Placed, place, stored_bytes};
 
 use std::collections::HashSet;
 

@@ -195,31 +195,56 @@ impl Operand {
         let parts = self.parts()?;
         if let [only] = parts.as_slice() {
             return Ok(Columns {
-                values: vec![only.value(e, name)],
+                values: vec![only.value(e, name, &only.matrix)],
             });
         }
         let parts = parts.iter().enumerate();
         Ok(Columns {
             values: parts
-                .map(|(i, part)| part.value(e, &format!("{name}/part{i}")))
+                .map(|(i, part)| part.value(e, &format!("{name}/part{i}"), &part.matrix))
                 .collect(),
         })
     }
 
-    /// Stores the array and makes the matrix `[K, C]`.
-    fn value(&self, e: &mut Emitter, name: &str) -> String {
+    /// Stores the array and makes it in a shape of as many elements; columns that were cut are joined, for engines fold a
+    /// result that is no larger than its inputs.
+    pub(super) fn place_as(
+        &self,
+        e: &mut Emitter,
+        name: &str,
+        dims: &[usize],
+    ) -> Result<String, SkipReason> {
+        if let [only] = self.parts()?.as_slice() {
+            return Ok(only.value(e, name, dims));
+        }
+        let columns = self.place(e, name)?;
+        let whole = e.concat(&format!("{name}/whole"), &columns.values, -1);
+        let dims: Vec<i64> = dims.iter().map(|&n| n as i64).collect();
+        Ok(e.reshape(&format!("{name}/shape"), &whole, &dims))
+    }
+
+    /// Stores the array and makes it in a shape: the matrix `[K, C]`, or one that goes on from there.
+    fn value(&self, e: &mut Emitter, name: &str, dims: &[usize]) -> String {
         let one_scale = self.scales.len() == 1;
-        let matrix = self.matrix.map(|n| n as i64);
-        let direct = self.blocks.is_none() && (one_scale || self.shape.len() == 2);
+        let by_rows =
+            dims.first() == self.shape.first() && self.scale_shape[1..].iter().all(|&n| n == 1);
+        let is_matrix = self.shape.len() == 2 && (dims == self.matrix || by_rows);
+        let direct = self.blocks.is_none() && (one_scale || is_matrix);
         let shape = if direct {
-            self.matrix.to_vec()
+            dims.to_vec()
         } else {
             self.shape.clone()
         };
         let scale_shape = if one_scale {
             Vec::new()
         } else {
-            self.scale_shape.clone()
+            let axes = self
+                .scale_shape
+                .len()
+                .max(if direct { dims.len() } else { 0 });
+            let mut scale_shape = self.scale_shape.clone();
+            scale_shape.resize(axes, 1);
+            scale_shape
         };
         let mut value = e.codes(name, &self.codes, (self.bits, self.stored_as), &shape);
         match self.single_zero_point() {
@@ -274,7 +299,8 @@ impl Operand {
         if direct {
             value
         } else {
-            e.reshape(&format!("{name}/matrix"), &value, &matrix)
+            let dims: Vec<i64> = dims.iter().map(|&n| n as i64).collect();
+            e.reshape(&format!("{name}/matrix"), &value, &dims)
         }
     }
 }
