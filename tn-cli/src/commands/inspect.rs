@@ -35,16 +35,31 @@ struct Weight<'a> {
     bytes: u64,
     share: f64,
     can_become: Vec<&'static str>,
+    refused: Vec<Refused>,
     reason: Option<String>,
+}
+
+/// A form that a weight cannot take, though it can take others.
+#[derive(Debug, Serialize)]
+struct Refused {
+    format: &'static str,
+    reason: String,
 }
 
 impl<'a> From<&'a WeightInfo> for Weight<'a> {
     fn from(weight: &'a WeightInfo) -> Self {
-        let (can_become, reason) = match &weight.verdict {
-            Verdict::CanBecome { formats, .. } => {
-                (formats.iter().map(|format| format.name()).collect(), None)
+        let (can_become, refused, reason) = match &weight.verdict {
+            Verdict::CanBecome {
+                formats, refused, ..
+            } => {
+                let refused = refused.iter().map(|(format, reason)| Refused {
+                    format: format.name(),
+                    reason: reason.to_string(),
+                });
+                let formats = formats.iter().map(|format| format.name()).collect();
+                (formats, refused.collect(), None)
             }
-            Verdict::Stays(reason) => (Vec::new(), Some(reason.to_string())),
+            Verdict::Stays(reason) => (Vec::new(), Vec::new(), Some(reason.to_string())),
         };
         Self {
             name: &weight.name,
@@ -55,6 +70,7 @@ impl<'a> From<&'a WeightInfo> for Weight<'a> {
             bytes: weight.bytes,
             share: weight.share,
             can_become,
+            refused,
             reason,
         }
     }
@@ -84,6 +100,20 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
     }
 }
 
+/// The forms that a weight can take, and why not the others.
+fn fate(weight: &Weight<'_>) -> String {
+    let mut text = weight.can_become.join(", ");
+    let mut rest = weight.refused.as_slice();
+    // Forms that share a reason are named together.
+    while let [first, ..] = rest {
+        let same = rest.iter().take_while(|r| r.reason == first.reason).count();
+        let formats: Vec<&str> = rest[..same].iter().map(|r| r.format).collect();
+        text.push_str(&format!("; not {}: {}", formats.join(", "), first.reason));
+        rest = &rest[same..];
+    }
+    text
+}
+
 fn text(report: &Report<'_>, inspection: &Inspection) -> String {
     let mut rows: Vec<Vec<String>> = report
         .weights
@@ -91,7 +121,7 @@ fn text(report: &Report<'_>, inspection: &Inspection) -> String {
         .map(|weight| {
             let fate = match &weight.reason {
                 Some(reason) => format!("stays: {reason}"),
-                None => weight.can_become.join(", "),
+                None => fate(weight),
             };
             // A weight with a meaningless name is told apart by the node that uses it.
             let node = weight.nodes.first().map_or("", String::as_str);
