@@ -6,12 +6,14 @@ from onnx.reference import ReferenceEvaluator
 
 
 def layer_of(model, weight):
-    """The one MatMul or Gemm that uses a weight."""
-    (node,) = [node for node in model.graph.node if weight in node.input[1:2] and node.op_type in ("MatMul", "Gemm")]
+    """The one MatMul or Gemm that uses a weight, or the one Gather that looks up its rows."""
+    products = [node for node in model.graph.node if weight in node.input[1:2] and node.op_type in ("MatMul", "Gemm")]
+    lookups = [node for node in model.graph.node if weight in node.input[:1] and node.op_type == "Gather"]
+    (node,) = products + lookups
     return node
 
 
-def part(model, start, end, rank):
+def part(model, start, end, rank, start_type=TensorProto.FLOAT):
     """The part of a model that computes the value `end` from the value `start` and constants."""
     producers = {output: node for node in model.graph.node for output in node.output}
     wanted, constants, made = [end], set(), set()
@@ -28,7 +30,7 @@ def part(model, start, end, rank):
     assert not constants.intersection(i.name for i in model.graph.input), f"{end} needs more than {start}"
     graph = helper.make_graph(
         nodes, "part",
-        [helper.make_tensor_value_info(start, TensorProto.FLOAT, [None] * rank)],
+        [helper.make_tensor_value_info(start, start_type, [None] * rank)],
         [helper.make_tensor_value_info(end, TensorProto.FLOAT, [None] * rank)],
         [tensor for tensor in model.graph.initializer if tensor.name in constants],
     )
@@ -36,9 +38,13 @@ def part(model, start, end, rank):
 
 
 def dense_matrix(before, after, weight):
-    """`[N, M]`, so that the rewritten layer computes `x @ matrix + bias`: its answer to the unit vectors."""
+    """`[N, M]`, so that the rewritten layer computes `x @ matrix + bias`: its answer to the unit vectors. A table's rows."""
     node = layer_of(before, weight)
     stored = next(tensor for tensor in before.graph.initializer if tensor.name == weight)
+    if node.op_type == "Gather":
+        run = part(after, node.input[1], node.output[0], 2, TensorProto.INT64)
+        (answer,) = run.run(None, {node.input[1]: np.arange(stored.dims[0])[None]})
+        return answer[0], False
     out_first = any(a.name == "transB" and a.i for a in node.attribute)
     inputs = stored.dims[1] if out_first else stored.dims[0]
     rank = 2 if node.op_type == "Gemm" else 3

@@ -38,7 +38,7 @@ pub(crate) fn best(
     subject: &Subject<'_>,
 ) -> Result<(LayerChoice, Network), SkipReason> {
     let choice = subject.resolve(spec, Format::Dense)?;
-    let network = Network::build(w, &choice)?;
+    let network = subject.build(w, &choice)?;
     let mut bytes = subject.stored_bytes(&network)?;
     let half = bytes / 2;
     let error = relative_error(w, &network);
@@ -49,7 +49,7 @@ pub(crate) fn best(
         None => return Ok(best),
     };
     for choice in subject.rivals(spec, &truncation)? {
-        let Ok(network) = Network::build(w, &choice) else {
+        let Ok(network) = subject.build(w, &choice) else {
             continue;
         };
         let (rival_bytes, rival_error) =

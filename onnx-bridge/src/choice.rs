@@ -260,6 +260,7 @@ impl Spec {
 pub struct Job {
     default: Spec,
     weights: std::collections::BTreeMap<String, Spec>,
+    importance: std::collections::BTreeMap<String, Vec<f64>>,
 }
 
 impl Job {
@@ -268,6 +269,7 @@ impl Job {
         Self {
             default,
             weights: std::collections::BTreeMap::new(),
+            importance: std::collections::BTreeMap::new(),
         }
     }
 
@@ -275,6 +277,18 @@ impl Job {
     pub fn with_weight(mut self, name: impl Into<String>, spec: Spec) -> Self {
         self.weights.insert(name.into(), spec);
         self
+    }
+
+    /// The same job with how much each row of a table counts, by the name under which it is stored: a table of low rank
+    /// is nearest where that is large.
+    pub fn with_importance(mut self, name: impl Into<String>, rows: Vec<f64>) -> Self {
+        self.importance.insert(name.into(), rows);
+        self
+    }
+
+    /// How much each row of a table counts, where that is known.
+    pub fn importance(&self, weight: &str) -> Option<&[f64]> {
+        self.importance.get(weight).map(Vec::as_slice)
     }
 
     /// The spec of a weight.

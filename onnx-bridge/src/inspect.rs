@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::error::node_place;
 use crate::model::Model;
 use crate::skip::SkipReason;
+use crate::table_layer::TableLayer;
 use crate::tensor::type_name;
 use crate::view::{GraphView, Use};
 use crate::weight::{Role, Weight};
@@ -148,18 +149,14 @@ fn info(view: &GraphView<'_>, weight: &Weight<'_>, file_bytes: u64) -> WeightInf
             refused: Vec::new(),
         },
         Ok(Role::Conv(layers)) => {
-            let refused = |format: Format| {
-                let reason = layers.iter().find_map(|l| l.refuses(format, view));
-                reason.map(|reason| (format, reason))
-            };
-            let refused: Vec<_> = Format::ALL.into_iter().filter_map(refused).collect();
-            let taken = |format: &Format| refused.iter().all(|(f, _)| f != format);
-            Verdict::CanBecome {
-                formats: Format::ALL.into_iter().filter(taken).collect(),
-                matrix: layers.first().map_or([0, 0], |l| [l.outputs(), l.inputs()]),
-                refused,
-            }
+            let refuses = |format| layers.iter().find_map(|l| l.refuses(format, view));
+            let matrix = layers.first().map_or([0, 0], |l| [l.outputs(), l.inputs()]);
+            can_become(matrix, &refuses)
         }
+        Ok(Role::Table(layers)) => can_become(
+            layers.first().map_or([0, 0], TableLayer::shape),
+            &TableLayer::refuses,
+        ),
         Err(reason) => Verdict::Stays(reason.clone()),
     };
     let bytes = weight.bytes();
@@ -172,6 +169,18 @@ fn info(view: &GraphView<'_>, weight: &Weight<'_>, file_bytes: u64) -> WeightInf
         bytes,
         share: bytes as f64 / file_bytes as f64,
         verdict,
+    }
+}
+
+/// All forms but those that are refused.
+fn can_become(matrix: [usize; 2], refuses: &dyn Fn(Format) -> Option<SkipReason>) -> Verdict {
+    let refused = |format: Format| refuses(format).map(|reason| (format, reason));
+    let refused: Vec<_> = Format::ALL.into_iter().filter_map(refused).collect();
+    let taken = |format: &Format| refused.iter().all(|(f, _)| f != format);
+    Verdict::CanBecome {
+        formats: Format::ALL.into_iter().filter(taken).collect(),
+        matrix,
+        refused,
     }
 }
 

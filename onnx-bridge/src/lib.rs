@@ -36,6 +36,8 @@ mod skip;
 #[cfg(feature = "tract")]
 mod stack;
 mod subject;
+mod table;
+mod table_layer;
 pub mod tensor;
 mod text;
 mod validate;
@@ -70,6 +72,8 @@ pub use rewrite::{Outcome, RewriteEntry, RewriteReport, Rewritten, compress, com
 pub use skip::SkipReason;
 #[cfg(feature = "tract")]
 pub use stack::{DenseStack, StackLayer};
+pub use table::CodedTable;
+pub use table_layer::TableLayer;
 pub use text::graph_text;
 #[cfg(feature = "tract")]
 pub use verify::{Synthesized, Verification, synthesize, verify, verify_synthesized};

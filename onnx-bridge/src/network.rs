@@ -6,6 +6,7 @@ use tn_formats::{QuantizedTtMatrix, QuantizedTucker, Strategy, TtMatrix, TtQuant
 
 use crate::choice::{CoreGranularity, LayerChoice, NetworkChoice, Quantization};
 use crate::skip::SkipReason;
+use crate::table::CodedTable;
 
 /// A quantized network that stands for a matrix `W [M, N]`.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +18,8 @@ pub enum Network {
     Tucker(QuantizedTucker),
     /// The matrix itself.
     Dense(QuantizedTensor),
+    /// A table whose rows are unpacked one by one.
+    Table(CodedTable),
 }
 
 impl Network {
@@ -106,6 +109,7 @@ impl Network {
                 .cast::<f64>()
                 .to_dense()
                 .mapv(|v| v as f32),
+            Self::Table(table) => table.to_dense(),
             Self::Dense(matrix) => {
                 let shape = (matrix.shape()[0], matrix.shape()[1]);
                 Array2::from_shape_vec(shape, matrix.dequantize())
@@ -126,7 +130,7 @@ impl Network {
         }
     }
 
-    /// The arrays: a train's cores, a Tucker network's core and factors, the matrix.
+    /// The arrays: a train's cores, a Tucker network's core and factors, the matrix; none of a table, which has its own.
     pub fn arrays(&self) -> Vec<&QuantizedTensor> {
         match self {
             Self::Tt(train) => train.cores().iter().collect(),
@@ -134,6 +138,7 @@ impl Network {
                 .chain(tucker.factors())
                 .collect(),
             Self::Dense(matrix) => vec![matrix],
+            Self::Table(_) => Vec::new(),
         }
     }
 
@@ -143,12 +148,23 @@ impl Network {
             Self::Tt(train) => train.ranks(),
             Self::Tucker(tucker) => tucker.core().shape().to_vec(),
             Self::Dense(_) => Vec::new(),
+            Self::Table(table) => match table.right() {
+                Some(right) => vec![1, right.shape()[0], 1],
+                None => Vec::new(),
+            },
         }
     }
 
     /// The number of stored codes.
     pub fn parameters(&self) -> usize {
-        self.arrays().iter().map(|a| a.len()).sum()
+        let arrays: usize = self.arrays().iter().map(|a| a.len()).sum();
+        match self {
+            Self::Table(table) => std::iter::once(table.left())
+                .chain(table.right())
+                .map(|m| m.codes().len())
+                .sum(),
+            _ => arrays,
+        }
     }
 }
 

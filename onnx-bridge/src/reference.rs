@@ -39,11 +39,13 @@ pub fn dense_reference(model: &Model, report: &RewriteReport) -> Result<Model> {
                 let (operand, shape) = layers[0].operand(dense);
                 (operand, shape, layers[0].element())
             }
+            Role::Table(layers) => (dense.to_vec(), layers[0].shape().to_vec(), DataType::Float),
         };
+        let input = usize::from(!matches!(role, Role::Table(_)));
         let value = format!("{name}/reference");
         patch.add_initializer(tensor::from_f32(&value, &shape, &operand));
         for node in role.nodes() {
-            replace_weight(&view, node, element, &value, &mut patch);
+            replace_weight(&view, [node, input], element, &value, &mut patch);
         }
         for node in role.weight_nodes() {
             patch.remove_node(node);
@@ -59,22 +61,22 @@ pub fn dense_reference(model: &Model, report: &RewriteReport) -> Result<Model> {
     }
 }
 
-/// The same node with another value as its weight, cast to the element type of its layer.
+/// The same node with another value as its weight, which is its input of that number, cast to the element type of its layer.
 fn replace_weight(
     view: &GraphView<'_>,
-    at: usize,
+    [at, input]: [usize; 2],
     element: DataType,
     value: &str,
     patch: &mut GraphPatch,
 ) {
     let mut node = view.node(at).clone();
-    node.input[1] = value.to_string();
+    node.input[input] = value.to_string();
     if element != DataType::Float {
         let cast = format!("{value}/cast/{at}");
         let to = int_attribute("to", i64::from(element as i32));
         let made = proto::node("Cast", &cast, &[value], &cast, vec![to]);
         patch.insert_before(at, [made]);
-        node.input[1] = cast;
+        node.input[input] = cast;
     }
     patch.insert_before(at, [node]);
     patch.remove_node(at);

@@ -139,7 +139,12 @@ pub fn compress_with(
     let mut built: Vec<Result<Rewritten, SkipReason>> = Vec::with_capacity(weights.len());
     for group in side_by_side(&weights) {
         built.par_extend(group.par_iter().map(|weight| {
-            let built = build(&view, weight, job.spec(weight.name()));
+            let built = build(
+                &view,
+                weight,
+                job.spec(weight.name()),
+                job.importance(weight.name()),
+            );
             progress(weight.name());
             built
         }));
@@ -211,7 +216,12 @@ pub(crate) fn names(view: &GraphView<'_>) -> HashSet<String> {
     found
 }
 
-fn build(view: &GraphView<'_>, weight: &Weight<'_>, spec: &Spec) -> Result<Rewritten, SkipReason> {
+fn build(
+    view: &GraphView<'_>,
+    weight: &Weight<'_>,
+    spec: &Spec,
+    importance: Option<&[f64]>,
+) -> Result<Rewritten, SkipReason> {
     let role = weight.role().map_err(Clone::clone)?;
     if spec.format == FormatRule::Keep {
         return Err(SkipReason::Kept {
@@ -230,6 +240,11 @@ fn build(view: &GraphView<'_>, weight: &Weight<'_>, spec: &Spec) -> Result<Rewri
             let shape = [layer.outputs(), layer.inputs()];
             (Subject::Kernel(view, layer), shape, layer.matrix(view)?)
         }
+        Role::Table(layers) => {
+            let layer = layers.first().ok_or(SkipReason::Unused)?;
+            let subject = Subject::Table(layer.shape(), importance);
+            (subject, layer.shape(), layer.matrix(view)?)
+        }
     };
     let w = ArrayView2::from_shape(shape, &matrix).map_err(|e| SkipReason::Misfit {
         problem: e.to_string(),
@@ -237,7 +252,7 @@ fn build(view: &GraphView<'_>, weight: &Weight<'_>, spec: &Spec) -> Result<Rewri
     let (choice, network) = match spec.format {
         FormatRule::Use(format) => {
             let choice = subject.resolve(spec, format)?;
-            let network = Network::build(w, &choice)?;
+            let network = subject.build(w, &choice)?;
             (choice, network)
         }
         FormatRule::Auto | FormatRule::Keep => auto::best(w, spec, &subject)?,
@@ -257,6 +272,9 @@ fn agree(view: &GraphView<'_>, role: &Role) -> Result<(), SkipReason> {
     let same = match role {
         Role::Dense(layers) => layers.iter().all(|l| l.reads_like(&layers[0])),
         Role::Conv(layers) => layers.iter().all(|l| l.reads_like(&layers[0])),
+        Role::Table(layers) => layers
+            .iter()
+            .all(|l| l.weight_value() == layers[0].weight_value()),
     };
     if same {
         return Ok(());
@@ -346,6 +364,9 @@ fn emit(
             Standing::Kernel(layers, placed) => {
                 emit::emit_kernel(emitter, view, &layers[k], &prefix, placed);
             }
+            Standing::Table(placed) => {
+                emit::emit_lookup(emitter, view, node, &format!("{prefix}/rows"), placed);
+            }
         }
         debug_assert!(nodes[0] <= node, "uses are in the order of the nodes");
         patch.insert_before(node, emitter.take_nodes());
@@ -363,6 +384,7 @@ fn emit(
 enum Standing<'a> {
     Matrix(&'a [DenseLayer], emit::Placed),
     Kernel(&'a [ConvLayer], emit::PlacedKernel),
+    Table(emit::PlacedTable),
 }
 
 fn place<'a>(
@@ -377,6 +399,16 @@ fn place<'a>(
             let layer = layers.first().ok_or(SkipReason::Unused)?;
             let placed = emit::place_kernel(emitter, prefix, layer, network)?;
             Standing::Kernel(layers, placed)
+        }
+        Role::Table(_) => {
+            let Network::Table(table) = network else {
+                return Err(SkipReason::Misfit {
+                    problem: "expected the codes of a table, found another network".into(),
+                });
+            };
+            let name = format!("{prefix}/table");
+            let placed = emit::place_table(emitter, &name, table.left(), table.right())?;
+            Standing::Table(placed)
         }
     })
 }

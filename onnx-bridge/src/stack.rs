@@ -140,7 +140,7 @@ impl DenseStack {
 }
 
 /// The model that gives this value instead of its outputs, without the nodes that only served those.
-fn tapped(model: &Model, value: &str) -> Result<Model> {
+pub(crate) fn tapped(model: &Model, value: &str) -> Result<Model> {
     let view = GraphView::new(model);
     let mut kept = vec![false; view.graph().node.len()];
     let mut waiting = view.producer(value).into_iter().collect::<Vec<_>>();

@@ -1,5 +1,6 @@
-//! What the forms of a weight depend on beside its numbers: whether it is a matrix or the kernel of a convolution.
+//! What the forms of a weight depend on beside its numbers: whether it is a matrix, the kernel of a convolution or a table.
 
+use ndarray::ArrayView2;
 use tn_formats::{Layout, MatrixModes, Strategy, Truncation};
 
 use crate::choice::{LayerChoice, NetworkChoice, Spec};
@@ -8,6 +9,8 @@ use crate::emit;
 use crate::inspect::Format;
 use crate::network::Network;
 use crate::skip::SkipReason;
+use crate::table::CodedTable;
+use crate::table_layer::TableLayer;
 use crate::view::GraphView;
 
 /// A weight to be rewritten, as `W [M, N]`.
@@ -28,6 +31,8 @@ pub(crate) enum Subject<'a> {
     Matrix([usize; 2]),
     /// The kernel of a convolution.
     Kernel(&'a GraphView<'a>, &'a ConvLayer),
+    /// A table, rows by columns, and how much each row counts where that is known.
+    Table([usize; 2], Option<&'a [f64]>),
 }
 
 impl Subject<'_> {
@@ -54,6 +59,10 @@ impl Subject<'_> {
                 }
                 kernel_train(layer, format, spec, spec.truncation())
             }
+            Self::Table(shape, _) => match TableLayer::refuses(format) {
+                Some(reason) => Err(reason),
+                None => spec.resolve(format, *shape),
+            },
         }
     }
 
@@ -80,6 +89,34 @@ impl Subject<'_> {
                 .filter(|format| layer.refuses(*format, view).is_none())
                 .map(|format| kernel_train(layer, format, spec, truncation.clone()))
                 .collect(),
+            Self::Table([rows, columns], _) => {
+                let modes = MatrixModes::low_rank(*rows, *columns).map_err(misfit)?;
+                let truncation = truncation.clone();
+                let network = NetworkChoice::Tt { modes, truncation };
+                Ok(vec![LayerChoice::new(network, spec.quantization)])
+            }
+        }
+    }
+
+    /// The network of a choice.
+    ///
+    /// # Errors
+    /// As [`Network::build`].
+    pub(crate) fn build(
+        &self,
+        w: ArrayView2<'_, f32>,
+        choice: &LayerChoice,
+    ) -> Result<Network, SkipReason> {
+        let quantization = choice.quantization();
+        match (self, choice.network()) {
+            (Self::Table(..), NetworkChoice::Dense) => {
+                CodedTable::rows(w, quantization).map(Network::Table)
+            }
+            (Self::Table(_, importance), NetworkChoice::Tt { truncation, .. }) => {
+                let table = CodedTable::low_rank(w, *importance, truncation, quantization);
+                table.map(Network::Table)
+            }
+            _ => Network::build(w, choice),
         }
     }
 
@@ -91,6 +128,10 @@ impl Subject<'_> {
         match self {
             Self::Matrix(_) => emit::stored_bytes(network),
             Self::Kernel(..) => emit::kernel_bytes(network),
+            Self::Table(..) => match network {
+                Network::Table(table) => Ok(table.bytes()),
+                other => emit::stored_bytes(other),
+            },
         }
     }
 }

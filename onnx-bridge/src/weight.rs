@@ -6,6 +6,7 @@ use crate::dense_layer::DenseLayer;
 use crate::error::node_place;
 use crate::proto::{TensorProto, attribute, is_standard_domain};
 use crate::skip::SkipReason;
+use crate::table_layer::TableLayer;
 use crate::tensor;
 use crate::view::{GraphView, Use};
 
@@ -20,6 +21,8 @@ pub enum Role {
     Dense(Vec<DenseLayer>),
     /// The kernel of convolutions, one for every use.
     Conv(Vec<ConvLayer>),
+    /// The table that rows are looked up in, one lookup for every use.
+    Table(Vec<TableLayer>),
 }
 
 impl Role {
@@ -27,6 +30,7 @@ impl Role {
         match self {
             Self::Dense(_) => "a matrix",
             Self::Conv(_) => "a kernel",
+            Self::Table(_) => "a table",
         }
     }
 
@@ -35,20 +39,16 @@ impl Role {
         match self {
             Self::Dense(layers) => layers.iter().map(DenseLayer::node).collect(),
             Self::Conv(layers) => layers.iter().map(ConvLayer::node).collect(),
+            Self::Table(layers) => layers.iter().map(TableLayer::node).collect(),
         }
     }
 
     /// The nodes between the stored weight and those that use it.
     pub(crate) fn weight_nodes(&self) -> Vec<usize> {
         match self {
-            Self::Dense(layers) => layers
-                .iter()
-                .flat_map(|l| l.weight_nodes().to_vec())
-                .collect(),
-            Self::Conv(layers) => layers
-                .iter()
-                .flat_map(|l| l.weight_nodes().to_vec())
-                .collect(),
+            Self::Dense(layers) => joined(layers, DenseLayer::weight_nodes),
+            Self::Conv(layers) => joined(layers, ConvLayer::weight_nodes),
+            Self::Table(layers) => joined(layers, TableLayer::weight_nodes),
         }
     }
 
@@ -58,17 +58,25 @@ impl Role {
         match (self, other) {
             (Self::Dense(all), Self::Dense(more)) => all.extend(more),
             (Self::Conv(all), Self::Conv(more)) => all.extend(more),
+            (Self::Table(all), Self::Table(more)) => all.extend(more),
             _ => return Err(names),
         }
         Ok(())
     }
 
     fn of_use(view: &GraphView<'_>, at: Use) -> Result<Self, SkipReason> {
-        match ConvLayer::match_use(view, at) {
-            Some(conv) => Ok(Self::Conv(vec![conv?])),
-            None => Ok(Self::Dense(vec![DenseLayer::match_use(view, at)?])),
+        if let Some(conv) = ConvLayer::match_use(view, at) {
+            return Ok(Self::Conv(vec![conv?]));
         }
+        if let Some(table) = TableLayer::match_use(view, at) {
+            return Ok(Self::Table(vec![table?]));
+        }
+        Ok(Self::Dense(vec![DenseLayer::match_use(view, at)?]))
     }
+}
+
+fn joined<L>(layers: &[L], of: impl Fn(&L) -> &[usize]) -> Vec<usize> {
+    layers.iter().flat_map(|l| of(l).iter().copied()).collect()
 }
 
 /// A stored tensor that is worth a line of its own: a matrix or more, of floating point, or anything large.
@@ -164,6 +172,9 @@ impl<'a> Weight<'a> {
             Ok(Role::Dense(layers)) => Ok(layers),
             Ok(Role::Conv(_)) => Err(SkipReason::NotAMatrix {
                 shape: self.shape.clone(),
+            }),
+            Ok(Role::Table(_)) => Err(SkipReason::Table {
+                op: "Gather".to_string(),
             }),
             Err(reason) => Err(reason.clone()),
         }

@@ -366,3 +366,103 @@ fn a_shared_kernel_is_stored_once() {
         check(format.name(), &model, &spec);
     }
 }
+
+/// Kernels in every form are trained toward the original, and the file holds what was measured.
+#[cfg(feature = "finetune")]
+#[test]
+fn training_brings_kernels_to_their_teacher() {
+    use onnx_bridge::finetune::{FinetuneConfig, Length, Silent, Start, finetune, interpret};
+    use tn_formats::npy::NpyArray;
+
+    let initializer = vec![
+        floats("w1", &[16, 8, 3, 3], |i| 0.2 * noise(1, i)),
+        floats("b1", &[16], |i| 0.1 * noise(2, i)),
+        floats("w2", &[12, 16, 3], |i| 0.3 * noise(3, i)),
+        floats("b2", &[12], |i| 0.1 * noise(4, i)),
+        common::floats("w3", &[12, 5], |i| noise(5, i)),
+    ];
+    let flat = onnx_bridge::proto::TensorProto {
+        name: Some("line".into()),
+        dims: vec![3],
+        data_type: Some(onnx_bridge::proto::DataType::Int64 as i32),
+        int64_data: vec![0, 16, -1],
+        ..Default::default()
+    };
+    let nodes = vec![
+        node(
+            "Conv",
+            &["x", "w1", "b1"],
+            "c1",
+            vec![ints("pads", &[1, 1, 1, 1])],
+        ),
+        node("Relu", &["c1"], "r1", vec![]),
+        node(
+            "MaxPool",
+            &["r1"],
+            "p1",
+            vec![ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2])],
+        ),
+        node("Reshape", &["p1", "line"], "l1", vec![]),
+        node(
+            "Conv",
+            &["l1", "w2", "b2"],
+            "c2",
+            vec![ints("strides", &[2])],
+        ),
+        node("Relu", &["c2"], "r2", vec![]),
+        node("GlobalAveragePool", &["r2"], "g", vec![]),
+        node("Flatten", &["g"], "f", vec![]),
+        node("MatMul", &["f", "w3"], "y", vec![]),
+    ];
+    let initializer = initializer.into_iter().chain([flat]).collect();
+    let (x, y) = (value("x", &[0, 8, 6, 6]), value("y", &[0, 5]));
+    let teacher = Model::from_proto(proto(17, initializer, nodes, x, y)).unwrap();
+    let x: Vec<f32> = (0..256 * 288).map(|i| noise(9, i)).collect();
+    let x = ndarray::Array::from_shape_vec((256, 8, 6, 6), x).unwrap();
+    let data = onnx_bridge::Dataset::new(vec![("x".into(), NpyArray::F32(x.into_dyn()))]).unwrap();
+    let config = |steps| FinetuneConfig {
+        length: Length::Steps(steps),
+        batch: 32,
+        evaluations: 4,
+        ..Default::default()
+    };
+    for format in [Format::Tucker, Format::LowRank, Format::Dense] {
+        let bits = if format == Format::Dense { 2 } else { 4 };
+        // Ranks that leave the rounding to be trained away.
+        let spec = Spec {
+            truncation: Some(Truncation::MaxRank(12)),
+            ..spec(
+                format,
+                bits,
+                MappingChoice::Symmetric,
+                CoreGranularity::Core,
+            )
+        };
+        let job = Job::new(Spec::keep())
+            .with_weight("w1", spec.clone())
+            .with_weight("w2", spec);
+        let (student, report) = compress(&teacher, &job).unwrap();
+        assert_eq!(report.rewritten().count(), 2);
+        let outcome = finetune(
+            &teacher,
+            &student,
+            &data,
+            &config(150),
+            &Start::default(),
+            &mut Silent,
+        )
+        .unwrap();
+        assert!(
+            outcome.best_loss < 0.9 * outcome.first_loss,
+            "{format:?}: {} -> {}",
+            outcome.first_loss,
+            outcome.best_loss
+        );
+        let floats = |arrays: Vec<(String, NpyArray)>| arrays[0].1.to_f32();
+        let engine = onnx_bridge::Engine::load(&outcome.model).unwrap();
+        let theirs = floats(engine.run_all(&data).unwrap());
+        let ours = floats(interpret(&outcome.model, &data).unwrap());
+        let gap = (&ours - &theirs).iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        assert!(gap < 1e-4, "{format:?}: {gap}");
+    }
+}

@@ -2,7 +2,7 @@
 
 #![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
-use onnx_bridge::{Format, Inspection, Model, SkipReason, Verdict, inspect};
+use onnx_bridge::{Format, Inspection, Model, Verdict, inspect};
 
 /// The bytes of a file in the folder beside the workspace.
 fn shared(name: &str) -> Option<Vec<u8>> {
@@ -63,9 +63,11 @@ fn the_encoder_has_36_dense_layers_and_three_tables() {
     let inspection = inspect(&Model::decode(bytes.clone()).unwrap());
     adds_up(&inspection, bytes.len());
     assert_eq!(rewritable(&inspection), 36);
-    let tables = inspection.weights.iter().filter(
-        |w| matches!(&w.verdict, Verdict::Stays(SkipReason::Table { op }) if op == "Gather"),
-    );
+    let rows = [Format::LowRank, Format::Dense];
+    let tables = inspection
+        .weights
+        .iter()
+        .filter(|w| matches!(&w.verdict, Verdict::CanBecome { formats, .. } if *formats == rows));
     assert_eq!(tables.count(), 3);
     assert_eq!(inspection.weights.len(), 39);
     assert!(inspection.weights.iter().any(|w| w.ops == ["MatMul + Add"]));

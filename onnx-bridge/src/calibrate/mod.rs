@@ -1,6 +1,7 @@
 //! Calibration: what every weight is given, and how much its errors matter, from running the model on data.
 
 mod batches;
+mod lookups;
 mod moments;
 mod native;
 pub(crate) mod segment;
@@ -9,6 +10,7 @@ mod stage;
 mod target;
 
 pub(crate) use batches::{Batch, Values, mask};
+pub use lookups::row_importance;
 pub(crate) use moments::Centre;
 pub use moments::Moments;
 pub(crate) use native::Operand;

@@ -4,9 +4,9 @@
 //! `floor((w + 1/2) L^-d) mod L`, exact in f32, because the half keeps the product away from whole numbers. The digits of
 //! one place stand side by side, so unpacking is one product with a column, one Floor, one Mod and a Reshape.
 
-use super::operand::Columns;
-use super::train::PlacedTrain;
-use super::{Emitter, FOLDED_ELEMENTS, Placed};
+use super::Emitter;
+#[cfg(feature = "tract")]
+use super::{FOLDED_ELEMENTS, Placed, operand::Columns, train::PlacedTrain};
 use crate::blocks::{BlockMatrix, Levels, Word};
 use crate::proto::{self, DataType, raw_tensor};
 use crate::skip::SkipReason;
@@ -28,6 +28,7 @@ struct Laid<'a> {
 
 impl<'a> Laid<'a> {
     /// `[K, M]`, for `x @ Wᵀ`.
+    #[cfg(feature = "tract")]
     fn turned(matrix: &'a BlockMatrix) -> Self {
         let [m, k] = matrix.shape();
         let (codes, steps) = matrix.transposed();
@@ -75,6 +76,7 @@ pub(super) fn check(e: &Emitter, matrix: &BlockMatrix) -> Result<(), SkipReason>
 }
 
 /// Stores `W [M, K]` as the operand `[K, M]` of `x @ Wᵀ`.
+#[cfg(feature = "tract")]
 pub(crate) fn place_dense(
     e: &mut Emitter,
     name: &str,
@@ -84,6 +86,7 @@ pub(crate) fn place_dense(
 }
 
 /// Stores `L [M, r]`, `R [r, K]` as the two operands of `x @ Rᵀ @ Lᵀ`.
+#[cfg(feature = "tract")]
 pub(crate) fn place_low_rank(
     e: &mut Emitter,
     name: &str,
@@ -97,6 +100,7 @@ pub(crate) fn place_low_rank(
 }
 
 /// Stores `L [M, r]`, `C [r, r]`, `R [r, K]` as the three operands of `x @ Rᵀ @ Cᵀ @ Lᵀ`.
+#[cfg(feature = "tract")]
 pub(crate) fn place_tucker(
     e: &mut Emitter,
     name: &str,
@@ -110,6 +114,7 @@ pub(crate) fn place_tucker(
 }
 
 /// Stores the cores `[(r m1), n1]` and `[m2, (r n2)]` of an interleaved train, run from the first to the last.
+#[cfg(feature = "tract")]
 pub(crate) fn place_train(
     e: &mut Emitter,
     name: &str,
@@ -129,6 +134,7 @@ pub(crate) fn place_train(
 }
 
 /// Stores `Q + L R` as one operand, which engines compute when they load.
+#[cfg(feature = "tract")]
 pub(crate) fn place_corrected(
     e: &mut Emitter,
     name: &str,
@@ -157,6 +163,7 @@ pub(crate) fn place_corrected(
     Ok(Placed::Product(vec![Columns::whole(sum)]))
 }
 
+#[cfg(feature = "tract")]
 fn columns(e: &mut Emitter, name: &str, matrix: &BlockMatrix) -> Result<Columns, SkipReason> {
     check(e, matrix)?;
     let [m, k] = matrix.shape();

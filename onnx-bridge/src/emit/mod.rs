@@ -4,10 +4,8 @@
 //! the scale, `MatMul`. Engines fold all but the MatMul or Conv when they load the model. No array exceeds
 //! [`FOLDED_ELEMENTS`], the most that tract folds: a wider operand is cut into columns, which a kernel joins again.
 
-#[cfg(feature = "tract")]
 pub(crate) mod blocks;
 mod conv;
-#[cfg(feature = "tract")]
 pub(crate) mod embedding;
 mod layer;
 mod operand;
@@ -16,6 +14,7 @@ mod train;
 mod unpack;
 
 pub(crate) use conv::{PlacedKernel, emit_kernel, kernel_bytes, place_kernel};
+pub(crate) use embedding::{PlacedTable, emit_lookup, place_table};
 pub(crate) use layer::emit_layer;
 pub(crate) use operand::Operand;
 pub(crate) use place::{Placed, place, stored_bytes};

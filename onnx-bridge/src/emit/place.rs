@@ -25,6 +25,7 @@ pub(crate) fn place(
     network: &Network,
 ) -> Result<Placed, SkipReason> {
     match network {
+        Network::Table(_) => Err(table_of_a_matrix()),
         Network::Dense(matrix) => Ok(Placed::Product(vec![
             dense_operand(matrix).place(e, &format!("{prefix}/weight"))?,
         ])),
@@ -47,6 +48,7 @@ pub(crate) fn place(
 /// The bytes of the initializers that [`place`] makes for a network, but for those that all layers share.
 pub(crate) fn stored_bytes(network: &Network) -> Result<u64, SkipReason> {
     Ok(match network {
+        Network::Table(_) => return Err(table_of_a_matrix()),
         Network::Dense(matrix) => dense_operand(matrix).stored_bytes(),
         Network::Tucker(tucker) => tucker_operands(tucker)?
             .iter()
@@ -65,6 +67,12 @@ pub(crate) fn stored_bytes(network: &Network) -> Result<u64, SkipReason> {
                 .sum(),
         },
     })
+}
+
+fn table_of_a_matrix() -> SkipReason {
+    SkipReason::Misfit {
+        problem: "expected a network of a matrix, found the codes of a table".into(),
+    }
 }
 
 /// `W [M, N]` as the operand `[N, M]`.

@@ -11,7 +11,7 @@ use crate::args::CompressArgs;
 use crate::encoded::Encoded;
 use crate::error::CliError;
 use crate::job::{Choices, CompressJob, use_threads};
-use crate::model::read_model;
+use crate::model::{read_dataset, read_model};
 use crate::progress::Progress;
 use crate::table::{bytes, figure, shape, table};
 
@@ -149,7 +149,15 @@ fn rewrite(
     job: &CompressJob,
     progress: Progress,
 ) -> Result<(Model, RewriteReport, f64), CliError> {
-    let todo = ask(model, &job.choices, progress);
+    let mut todo = ask(model, &job.choices, progress);
+    if let Some(calib) = &job.calib {
+        let data = read_dataset(calib, model)?;
+        let counted = onnx_bridge::calibrate::row_importance(model, &data)
+            .map_err(|error| CliError::content(&job.model, error))?;
+        for (table, rows) in counted {
+            todo = todo.with_importance(table, rows);
+        }
+    }
     let total = onnx_bridge::inspect(model).weights.len() as u64;
     let stage = progress.stage("compressing", total);
     let done = |_: &str| stage.step();

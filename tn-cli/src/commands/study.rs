@@ -191,7 +191,8 @@ fn layer_name(args: &StudyArgs, inspection: &Inspection) -> Result<String, CliEr
     let dense = inspection
         .weights
         .iter()
-        .filter(|w| matches!(w.verdict, Verdict::CanBecome { .. }) && w.shape.len() == 2);
+        .filter(|w| matches!(&w.verdict, Verdict::CanBecome { refused, .. } if refused.is_empty()))
+        .filter(|w| w.shape.len() == 2);
     let chosen = match &args.layer {
         Some(regex) => dense.clone().find(|w| regex.is_match(&w.name)),
         // The first of equally large ones.

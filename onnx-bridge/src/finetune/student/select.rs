@@ -91,7 +91,8 @@ pub(super) fn floats(
     };
     let mut names = BTreeSet::new();
     for node in rewritten(student, teacher) {
-        if node.op_type() == "Add" {
+        // A convolution has its bias as an input of its own.
+        if matches!(node.op_type(), "Add" | "Conv" | "ConvTranspose") {
             names.extend(stored(node));
         }
         for output in &node.output {
