@@ -255,10 +255,21 @@ impl Spec {
     }
 }
 
+/// What happens to a weight whose codes, with the operators around them, take more bytes than the weight itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Growth {
+    /// It stays, so that no file grows.
+    #[default]
+    Refused,
+    /// It is rewritten all the same: for experiments on small layers.
+    Allowed,
+}
+
 /// What a whole run is to do: one [`Spec`] for each weight that has its own, one for all others.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Job {
     default: Spec,
+    growth: Growth,
     weights: std::collections::BTreeMap<String, Spec>,
     importance: std::collections::BTreeMap<String, Vec<f64>>,
 }
@@ -268,6 +279,7 @@ impl Job {
     pub fn new(default: Spec) -> Self {
         Self {
             default,
+            growth: Growth::default(),
             weights: std::collections::BTreeMap::new(),
             importance: std::collections::BTreeMap::new(),
         }
@@ -289,6 +301,17 @@ impl Job {
     /// How much each row of a table counts, where that is known.
     pub fn importance(&self, weight: &str) -> Option<&[f64]> {
         self.importance.get(weight).map(Vec::as_slice)
+    }
+
+    /// The same job with another word on growth.
+    pub fn with_growth(mut self, growth: Growth) -> Self {
+        self.growth = growth;
+        self
+    }
+
+    /// What happens to a weight that would grow.
+    pub fn growth(&self) -> Growth {
+        self.growth
     }
 
     /// The spec of a weight.

@@ -1,7 +1,7 @@
 //! Values that do not depend on the inputs: initializers and `Constant` nodes, also behind Identity, Cast, Transpose and
 //! Reshape.
 
-use crate::proto::{DataType, TensorProto, attribute, int_or, is_standard_domain};
+use crate::proto::{AttributeProto, DataType, TensorProto, attribute, int_or, is_standard_domain};
 use crate::skip::SkipReason;
 use crate::tensor;
 use crate::view::GraphView;
@@ -43,7 +43,11 @@ impl<'a> Constant<'a> {
         } else {
             let index = view.producer(value)?;
             let node = view.node(index);
-            if !is_standard_domain(node.domain()) || node.output.len() != 1 {
+            let of_caller = |a: &AttributeProto| !a.ref_attr_name().is_empty();
+            if !is_standard_domain(node.domain())
+                || node.output.len() != 1
+                || node.attribute.iter().any(of_caller)
+            {
                 return None;
             }
             let input = || Self::find_within(view, node.input.first()?, steps.checked_sub(1)?);

@@ -6,7 +6,7 @@ use crate::skip::SkipReason;
 use crate::view::{GraphView, Use};
 
 /// Operators that read weights which are quantized already: these stay as they are.
-const QUANTIZED: [&str; 14] = [
+const QUANTIZED: [&str; 15] = [
     "ConvInteger",
     "DequantizeBFP",
     "DequantizeLinear",
@@ -21,6 +21,7 @@ const QUANTIZED: [&str; 14] = [
     "QGemm",
     "QLinearConv",
     "QLinearMatMul",
+    "QuantizeLinear",
 ];
 
 /// The operator that a dense layer stands in.
@@ -107,6 +108,11 @@ impl DenseLayer {
                 return Err(SkipReason::AlreadyQuantized { op: op.to_string() });
             }
             ("Add", true) => {
+                return Err(SkipReason::Bias {
+                    op: node.op_type().to_string(),
+                });
+            }
+            ("LSTM" | "GRU" | "RNN", true) if at.input == 3 => {
                 return Err(SkipReason::Bias {
                     op: node.op_type().to_string(),
                 });

@@ -1,6 +1,6 @@
 //! Running a model in tract.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ndarray::{ArrayD, Axis};
@@ -10,10 +10,13 @@ use tract_onnx::prelude::*;
 
 use crate::dataset::{Dataset, rows};
 use crate::error::{Error, Result};
+use crate::inline::inlined;
 use crate::model::Model;
 use crate::pieces::Pieces;
 use crate::proto::tensor_shape_proto::dimension;
-use crate::proto::{DataType, ModelProto, TensorShapeProto, ValueInfoProto, type_proto};
+use crate::proto::{
+    DataType, ModelProto, TensorShapeProto, ValueInfoProto, tensor_shape_proto, type_proto,
+};
 use crate::run_plan::Plans;
 use crate::runtime::Layers;
 
@@ -236,27 +239,48 @@ pub(crate) fn guard<T>(stage: &'static str, work: impl FnOnce() -> TractResult<T
     }
 }
 
-/// The model with every `dim_param` that is no plain identifier renamed: tract reads them as expressions. The file is
-/// never written from this.
+/// The model for tract. The file is never written from this.
+///
+/// Functions are inlined: tract knows none. Node names that come twice are given once. A `dim_param` that is no plain identifier
+/// is renamed, since tract reads it as an expression; an open size of an input gets a name; and what outputs and
+/// intermediate values say about sizes counts only where it is a number or a name of the inputs'.
 fn sanitized(proto: &ModelProto) -> ModelProto {
-    let mut proto = proto.clone();
+    let mut proto = inlined(proto.clone());
+    let Some(graph) = &mut proto.graph else {
+        return proto;
+    };
     let mut renamed: BTreeMap<String, String> = BTreeMap::new();
-    if let Some(graph) = &mut proto.graph {
-        for info in graph
-            .input
-            .iter_mut()
-            .chain(&mut graph.output)
-            .chain(&mut graph.value_info)
-        {
-            if let Some(shape) = shape_mut(info) {
-                shape
-                    .dim
-                    .iter_mut()
-                    .for_each(|d| sanitize(&mut d.value, &mut renamed));
+    for (k, info) in graph.input.iter_mut().enumerate() {
+        for (axis, dim) in dims_mut(info).enumerate() {
+            sanitize(&mut dim.value, &mut renamed);
+            if dim.value.is_none() {
+                let name = match axis {
+                    0 => "tnq_open_first".to_string(),
+                    _ => format!("tnq_open_{k}_{axis}"),
+                };
+                dim.value = Some(dimension::Value::DimParam(name));
             }
         }
     }
+    for info in graph.output.iter_mut().chain(&mut graph.value_info) {
+        for dim in dims_mut(info) {
+            if let Some(dimension::Value::DimParam(name)) = &dim.value {
+                let name = renamed.get(name).cloned();
+                dim.value = name.map(dimension::Value::DimParam);
+            }
+        }
+    }
+    let mut names: HashSet<String> = HashSet::new();
+    for node in &mut graph.node {
+        if !node.name().is_empty() && !names.insert(node.name().to_string()) {
+            node.name = None;
+        }
+    }
     proto
+}
+
+fn dims_mut(info: &mut ValueInfoProto) -> impl Iterator<Item = &mut tensor_shape_proto::Dimension> {
+    shape_mut(info).into_iter().flat_map(|s| &mut s.dim)
 }
 
 fn shape_mut(info: &mut ValueInfoProto) -> Option<&mut TensorShapeProto> {
@@ -266,17 +290,23 @@ fn shape_mut(info: &mut ValueInfoProto) -> Option<&mut TensorShapeProto> {
     }
 }
 
+/// Gives a symbol the name that tract gets it under.
 fn sanitize(value: &mut Option<dimension::Value>, renamed: &mut BTreeMap<String, String>) {
     let Some(dimension::Value::DimParam(name)) = value else {
         return;
     };
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if name.is_empty() {
         *value = None;
-    } else if !name.chars().all(plain) || name.starts_with(|c: char| c.is_ascii_digit()) {
-        let next = format!("tnq_dim_{}", renamed.len());
-        *name = renamed.entry(name.clone()).or_insert(next).clone();
+        return;
     }
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let keeps = name.chars().all(plain) && !name.starts_with(|c: char| c.is_ascii_digit());
+    let next = if keeps {
+        name.clone()
+    } else {
+        format!("tnq_dim_{}", renamed.len())
+    };
+    *name = renamed.entry(name.clone()).or_insert(next).clone();
 }
 
 fn to_tensor(info: &InputInfo, array: &NpyArray) -> Result<TValue> {

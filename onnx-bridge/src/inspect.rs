@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use crate::error::node_place;
+use crate::in_place::Way;
 use crate::model::Model;
+use crate::nested::{Names, each_graph};
 use crate::skip::SkipReason;
 use crate::table_layer::TableLayer;
 use crate::tensor::type_name;
@@ -62,6 +64,8 @@ pub enum Verdict {
 pub struct WeightInfo {
     /// The name under which it is stored.
     pub name: String,
+    /// The subgraph or function that it stands in; empty for the main graph.
+    pub place: String,
     /// The operators that use it, each once, in the order of the file; `MatMul + Add` where a bias follows.
     pub ops: Vec<String>,
     /// The nodes that use it.
@@ -105,14 +109,24 @@ impl Inspection {
     }
 }
 
-/// Lists every weight of a model.
+/// Lists every weight of a model: of the main graph, then of subgraphs and functions. Where two weights have one name, the
+/// later one's has its place before it.
 pub fn inspect(model: &Model) -> Inspection {
-    let view = GraphView::new(model);
     let file_bytes = model.encoded_len();
-    let weights: Vec<WeightInfo> = Weight::all(&view)
-        .iter()
-        .map(|w| info(&view, w, file_bytes))
-        .collect();
+    let mut weights: Vec<WeightInfo> = Vec::new();
+    let mut names = Names::default();
+    let mut list = |graph: &Model, place: &str| {
+        let view = GraphView::new(graph);
+        let found = Weight::all(&view);
+        let infos = found.iter().map(|w| {
+            let name = names.of(place, w.name());
+            info(&view, w, (name, place), file_bytes)
+        });
+        weights.extend(infos);
+        Ok(None)
+    };
+    // A nested graph that is valid where it stands is valid alone; one that is not is not listed.
+    let _ = each_graph(model, &mut list);
     let rest_bytes = file_bytes - weights.iter().map(|w| w.bytes).sum::<u64>();
     let proto = model.proto();
     let producer = format!("{} {}", proto.producer_name(), proto.producer_version())
@@ -129,7 +143,13 @@ pub fn inspect(model: &Model) -> Inspection {
     }
 }
 
-fn info(view: &GraphView<'_>, weight: &Weight<'_>, file_bytes: u64) -> WeightInfo {
+/// One weight of a graph, under a name and in a place.
+pub(crate) fn info(
+    view: &GraphView<'_>,
+    weight: &Weight<'_>,
+    (name, place): (String, &str),
+    file_bytes: u64,
+) -> WeightInfo {
     let mut ops: Vec<String> = Vec::new();
     let mut nodes = Vec::new();
     for at in weight.uses() {
@@ -142,26 +162,32 @@ fn info(view: &GraphView<'_>, weight: &Weight<'_>, file_bytes: u64) -> WeightInf
             name => name.to_string(),
         });
     }
-    let verdict = match weight.role() {
-        Ok(Role::Dense(layers)) => Verdict::CanBecome {
+    let verdict = match Way::of(view, weight) {
+        Ok(Way::Layers(Role::Dense(layers))) => Verdict::CanBecome {
             formats: Format::ALL.to_vec(),
             matrix: layers.first().map_or([0, 0], |l| [l.outputs(), l.inputs()]),
             refused: Vec::new(),
         },
-        Ok(Role::Conv(layers)) => {
+        Ok(Way::Layers(Role::Conv(layers))) => {
             let refuses = |format| layers.iter().find_map(|l| l.refuses(format, view));
             let matrix = layers.first().map_or([0, 0], |l| [l.outputs(), l.inputs()]);
             can_become(matrix, &refuses)
         }
-        Ok(Role::Table(layers)) => can_become(
+        Ok(Way::Layers(Role::Table(layers))) => can_become(
             layers.first().map_or([0, 0], TableLayer::shape),
             &TableLayer::refuses,
         ),
-        Err(reason) => Verdict::Stays(reason.clone()),
+        Ok(Way::InPlace(stored)) => Verdict::CanBecome {
+            formats: vec![Format::Dense],
+            matrix: stored.matrix(),
+            refused: Vec::new(),
+        },
+        Err(reason) => Verdict::Stays(reason),
     };
     let bytes = weight.bytes();
     WeightInfo {
-        name: weight.name().to_string(),
+        name,
+        place: place.to_string(),
         ops,
         nodes,
         shape: weight.shape().to_vec(),

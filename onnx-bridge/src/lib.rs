@@ -17,8 +17,12 @@ mod error;
 mod external;
 #[cfg(feature = "finetune")]
 pub mod finetune;
+mod in_place;
+#[cfg(feature = "tract")]
+mod inline;
 mod inspect;
 mod model;
+mod nested;
 mod network;
 mod patch;
 #[cfg(feature = "tract")]
@@ -48,7 +52,8 @@ mod walk;
 mod weight;
 
 pub use choice::{
-    CoreGranularity, FormatRule, Job, LayerChoice, MappingChoice, NetworkChoice, Quantization, Spec,
+    CoreGranularity, FormatRule, Growth, Job, LayerChoice, MappingChoice, NetworkChoice,
+    Quantization, Spec,
 };
 pub use constant::Constant;
 pub use conv_layer::{ConvLayer, ConvOp};

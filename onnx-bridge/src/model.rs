@@ -142,6 +142,14 @@ impl Model {
     pub(crate) fn with_graph(&self, graph: GraphProto) -> Result<Self> {
         let mut proto = self.proto.clone();
         proto.graph = Some(graph);
+        self.with_proto(proto)
+    }
+
+    /// Another message that refers to the same external data.
+    ///
+    /// # Errors
+    /// Those of [`Model::from_proto`].
+    pub(crate) fn with_proto(&self, proto: ModelProto) -> Result<Self> {
         Ok(Self {
             external: Arc::clone(&self.external),
             ..Self::from_proto(proto)?

@@ -1,10 +1,14 @@
 //! The rewritten layers as dense matrices again: what the emitted chains must agree with.
 
+use std::collections::BTreeMap;
+
 use crate::error::{Error, Result};
+use crate::in_place::{InPlace, Way};
 use crate::model::Model;
+use crate::nested::{Names, each_graph};
 use crate::patch::GraphPatch;
 use crate::proto::{self, DataType, int_attribute};
-use crate::rewrite::RewriteReport;
+use crate::rewrite::{RewriteReport, Rewritten};
 use crate::tensor;
 use crate::view::GraphView;
 use crate::weight::{Role, Weight};
@@ -15,50 +19,101 @@ use crate::weight::{Role, Weight};
 /// # Errors
 /// [`Error::UndefinedValue`] when the report is not one of this model.
 pub fn dense_reference(model: &Model, report: &RewriteReport) -> Result<Model> {
-    let view = GraphView::new(model);
-    let weights = Weight::all(&view);
-    let mut patch = GraphPatch::new();
-    for (name, rewritten) in report.rewritten() {
-        let weight = weights.iter().find(|w| w.name() == name);
-        let Some(role) = weight.and_then(|w| w.role().ok()) else {
-            let value = name.to_string();
-            return Err(Error::UndefinedValue {
-                place: "report".to_string(),
-                field: "weights",
-                value,
-            });
-        };
-        let dense = rewritten.network.to_dense();
-        let dense = dense.as_slice().unwrap_or_default();
-        let (operand, shape, element) = match role {
-            Role::Dense(layers) => {
-                let (operand, shape) = layers[0].operand(dense);
-                (operand, shape.to_vec(), layers[0].element())
+    let mut names = Names::default();
+    let mut open: BTreeMap<&str, &Rewritten> = report.rewritten().collect();
+    let changed = each_graph(model, &mut |graph, place| {
+        let view = GraphView::new(graph);
+        let mut patch = GraphPatch::new();
+        for weight in &Weight::all(&view) {
+            let name = names.of(place, weight.name());
+            let Some(rewritten) = open.remove(name.as_str()) else {
+                continue;
+            };
+            // Row-major whatever the layout: that of a product with an empty rank is another.
+            let dense: Vec<f32> = rewritten.network.to_dense().iter().copied().collect();
+            match Way::of(&view, weight) {
+                Ok(Way::Layers(role)) => replace_layers(&view, weight, role, &dense, &mut patch),
+                Ok(Way::InPlace(stored)) => {
+                    replace_stored(&view, weight, &stored, &dense, &mut patch);
+                }
+                Err(_) => return Err(unknown(&name)),
             }
-            Role::Conv(layers) => {
-                let (operand, shape) = layers[0].operand(dense);
-                (operand, shape, layers[0].element())
-            }
-            Role::Table(layers) => (dense.to_vec(), layers[0].shape().to_vec(), DataType::Float),
-        };
-        let input = usize::from(!matches!(role, Role::Table(_)));
-        let value = format!("{name}/reference");
-        patch.add_initializer(tensor::from_f32(&value, &shape, &operand));
-        for node in role.nodes() {
-            replace_weight(&view, [node, input], element, &value, &mut patch);
         }
-        for node in role.weight_nodes() {
-            patch.remove_node(node);
+        if patch.is_empty() {
+            return Ok(None);
         }
-        if view.initializer(name).is_some() {
-            patch.remove_initializer(name);
-        }
+        patch.apply(graph).map(Some)
+    })?;
+    match open.first_key_value() {
+        Some((name, _)) => Err(unknown(name)),
+        None => Ok(changed.unwrap_or_else(|| model.clone())),
     }
-    if patch.is_empty() {
-        Ok(model.clone())
-    } else {
-        patch.apply(model)
+}
+
+fn unknown(weight: &str) -> Error {
+    Error::UndefinedValue {
+        place: "report".to_string(),
+        field: "weights",
+        value: weight.to_string(),
     }
+}
+
+fn replace_layers(
+    view: &GraphView<'_>,
+    weight: &Weight<'_>,
+    role: &Role,
+    dense: &[f32],
+    patch: &mut GraphPatch,
+) {
+    let (operand, shape, element) = match role {
+        Role::Dense(layers) => {
+            let (operand, shape) = layers[0].operand(dense);
+            (operand, shape.to_vec(), layers[0].element())
+        }
+        Role::Conv(layers) => {
+            let (operand, shape) = layers[0].operand(dense);
+            (operand, shape, layers[0].element())
+        }
+        Role::Table(layers) => (dense.to_vec(), layers[0].shape().to_vec(), DataType::Float),
+    };
+    let input = usize::from(!matches!(role, Role::Table(_)));
+    let value = format!("{}/reference", weight.name());
+    patch.add_initializer(tensor::from_f32(&value, &shape, &operand));
+    for node in role.nodes() {
+        replace_weight(view, [node, input], element, &value, patch);
+    }
+    for node in role.weight_nodes() {
+        patch.remove_node(node);
+    }
+    if view.initializer(weight.name()).is_some() {
+        patch.remove_initializer(weight.name());
+    }
+}
+
+fn replace_stored(
+    view: &GraphView<'_>,
+    weight: &Weight<'_>,
+    stored: &InPlace,
+    dense: &[f32],
+    patch: &mut GraphPatch,
+) {
+    let values = stored.stored(dense);
+    if view.initializer(weight.name()).is_some() {
+        patch.remove_initializer(weight.name());
+    }
+    stored
+        .producer()
+        .into_iter()
+        .for_each(|node| patch.remove_node(node));
+    if stored.element() == DataType::Float {
+        patch.add_initializer(tensor::from_f32(weight.name(), stored.shape(), &values));
+        return;
+    }
+    let value = format!("{}/reference", weight.name());
+    patch.add_initializer(tensor::from_f32(&value, stored.shape(), &values));
+    let to = int_attribute("to", i64::from(stored.element() as i32));
+    let cast = proto::node("Cast", &value, &[&value], weight.name(), vec![to]);
+    patch.insert_before(stored.first_use(), [cast]);
 }
 
 /// The same node with another value as its weight, which is its input of that number, cast to the element type of its layer.

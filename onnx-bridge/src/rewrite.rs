@@ -3,21 +3,25 @@
 use std::collections::{BTreeSet, HashSet};
 
 use ndarray::ArrayView2;
+use prost::Message;
 use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::auto;
 use crate::choice::{
-    CoreGranularity, FormatRule, Job, LayerChoice, MappingChoice, NetworkChoice, Spec,
+    CoreGranularity, FormatRule, Growth, Job, LayerChoice, MappingChoice, NetworkChoice, Spec,
 };
 use crate::conv_layer::ConvLayer;
 use crate::dense_layer::DenseLayer;
 use crate::emit::{self, Emitter};
 use crate::error::Result;
-use crate::inspect::{Format, WeightInfo, inspect};
+use crate::in_place::Way;
+use crate::inspect::{Format, WeightInfo, info};
 use crate::model::Model;
+use crate::nested::{Names, each_graph};
 use crate::network::Network;
 use crate::patch::GraphPatch;
+use crate::proto::{GraphProto, NodeProto, TensorProto};
 use crate::skip::SkipReason;
 use crate::subject::Subject;
 use crate::view::GraphView;
@@ -134,56 +138,89 @@ pub fn compress_with(
     job: &Job,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<(Model, RewriteReport)> {
-    let view = GraphView::new(model);
-    let weights = Weight::all(&view);
-    let mut built: Vec<Result<Rewritten, SkipReason>> = Vec::with_capacity(weights.len());
-    for group in side_by_side(&weights) {
-        built.par_extend(group.par_iter().map(|weight| {
-            let built = build(
-                &view,
-                weight,
-                job.spec(weight.name()),
-                job.importance(weight.name()),
-            );
-            progress(weight.name());
-            built
-        }));
-        model.release();
-    }
-    let mut patch = GraphPatch::new();
-    let mut emitter = Emitter::new(names(&view), model.opset());
-    let mut outcomes = Vec::with_capacity(weights.len());
-    for (weight, built) in weights.iter().zip(built) {
-        let emitted = built.and_then(|rewritten| match &mut emitter {
-            Ok(emitter) => emit(emitter, &view, weight, &rewritten, &mut patch).map(|()| rewritten),
-            Err(reason) => Err(reason.clone()),
-        });
-        outcomes.push(match emitted {
-            Ok(rewritten) => Outcome::Rewritten(Box::new(rewritten)),
-            Err(reason) => Outcome::Skipped(reason),
-        });
-    }
-    if let Ok(emitter) = emitter {
-        emitter
-            .initializers
-            .into_iter()
-            .for_each(|t| patch.add_initializer(t));
-    }
-    let rewritten = if patch.is_empty() {
-        model.clone()
-    } else {
-        patch.apply(model)?
+    let file_bytes = model.encoded_len();
+    let mut work = Work {
+        job,
+        progress,
+        file_bytes,
+        taken: all_names(model),
+        names: Names::default(),
+        entries: Vec::new(),
     };
-    let inspection = inspect(model);
-    let entries = inspection.weights.into_iter().zip(outcomes);
+    let rewritten = each_graph(model, &mut |graph, place| work.graph(graph, place))?;
+    let rewritten = rewritten.unwrap_or_else(|| model.clone());
     let report = RewriteReport {
-        bytes_before: model.encoded_len(),
+        bytes_before: file_bytes,
         bytes_after: rewritten.encoded_len(),
-        weights: entries
-            .map(|(weight, outcome)| RewriteEntry { weight, outcome })
-            .collect(),
+        weights: work.entries,
     };
     Ok((rewritten, report))
+}
+
+/// A job under way, graph by graph.
+struct Work<'j> {
+    job: &'j Job,
+    progress: &'j (dyn Fn(&str) + Sync),
+    file_bytes: u64,
+    /// Every name of the model: new ones must differ from those around a subgraph and inside it.
+    taken: HashSet<String>,
+    names: Names,
+    entries: Vec<RewriteEntry>,
+}
+
+impl Work<'_> {
+    /// Rewrites one graph; `None` where nothing changes.
+    fn graph(&mut self, model: &Model, place: &str) -> Result<Option<Model>> {
+        let view = GraphView::new(model);
+        let weights = Weight::all(&view);
+        let infos: Vec<WeightInfo> = weights
+            .iter()
+            .map(|w| {
+                let name = self.names.of(place, w.name());
+                info(&view, w, (name, place), self.file_bytes)
+            })
+            .collect();
+        let mut built: Vec<Result<Rewritten, SkipReason>> = Vec::with_capacity(weights.len());
+        let mut named = weights.iter().zip(&infos).collect::<Vec<_>>().into_iter();
+        for group in side_by_side(&weights) {
+            let group: Vec<_> = named.by_ref().take(group.len()).collect();
+            built.par_extend(group.par_iter().map(|(weight, info)| {
+                let (spec, importance) =
+                    (self.job.spec(&info.name), self.job.importance(&info.name));
+                let built = build(&view, weight, spec, importance);
+                (self.progress)(&info.name);
+                built
+            }));
+            model.release();
+        }
+        let mut patch = GraphPatch::new();
+        let growth = self.job.growth();
+        let mut emitter = Emitter::new(self.taken.clone(), model.opset());
+        for ((weight, info), built) in weights.iter().zip(infos).zip(built) {
+            let emitted = built.and_then(|rewritten| match &mut emitter {
+                Ok(emitter) => emit(emitter, &view, (weight, growth), &rewritten, &mut patch)
+                    .map(|()| rewritten),
+                Err(reason) => Err(reason.clone()),
+            });
+            let outcome = match emitted {
+                Ok(rewritten) => Outcome::Rewritten(Box::new(rewritten)),
+                Err(reason) => Outcome::Skipped(reason),
+            };
+            self.entries.push(RewriteEntry {
+                weight: info,
+                outcome,
+            });
+        }
+        if let Ok(mut emitter) = emitter {
+            let made = std::mem::take(&mut emitter.initializers);
+            made.into_iter().for_each(|t| patch.add_initializer(t));
+            self.taken = emitter.into_taken();
+        }
+        if patch.is_empty() {
+            return Ok(None);
+        }
+        patch.apply(model).map(Some)
+    }
 }
 
 /// Groups of weights that are built at the same time: of at most [`SIDE_BY_SIDE`] bytes, or one weight.
@@ -202,17 +239,35 @@ fn side_by_side<'w, 'a>(weights: &'w [Weight<'a>]) -> Vec<&'w [Weight<'a>]> {
 
 /// Every name that a graph uses, of values and of nodes, in its subgraphs too.
 pub(crate) fn names(view: &GraphView<'_>) -> HashSet<String> {
-    fn collect(graph: &crate::proto::GraphProto, names: &mut HashSet<String>) {
-        names.extend(graph.input.iter().map(|i| i.name().to_string()));
-        names.extend(graph.initializer.iter().map(|t| t.name().to_string()));
-        for node in &graph.node {
-            names.extend(node.output.iter().cloned());
-            names.insert(node.name().to_string());
-            crate::walk::subgraphs(node).for_each(|g| collect(g, names));
-        }
-    }
     let mut found = HashSet::new();
-    collect(view.graph(), &mut found);
+    collect_names(view.graph(), &mut found);
+    found
+}
+
+fn collect_names(graph: &GraphProto, names: &mut HashSet<String>) {
+    names.extend(graph.input.iter().map(|i| i.name().to_string()));
+    names.extend(graph.initializer.iter().map(|t| t.name().to_string()));
+    let sparse = graph.sparse_initializer.iter().flat_map(|s| &s.values);
+    names.extend(sparse.map(|t| t.name().to_string()));
+    collect_node_names(&graph.node, names);
+}
+
+fn collect_node_names(nodes: &[NodeProto], names: &mut HashSet<String>) {
+    for node in nodes {
+        names.extend(node.output.iter().cloned());
+        names.insert(node.name().to_string());
+        crate::walk::subgraphs(node).for_each(|g| collect_names(g, names));
+    }
+}
+
+/// The names of all graphs of a model and of its functions.
+fn all_names(model: &Model) -> HashSet<String> {
+    let mut found = HashSet::new();
+    collect_names(model.graph(), &mut found);
+    for function in &model.proto().functions {
+        found.extend(function.input.iter().cloned());
+        collect_node_names(&function.node, &mut found);
+    }
     found
 }
 
@@ -222,28 +277,31 @@ fn build(
     spec: &Spec,
     importance: Option<&[f64]>,
 ) -> Result<Rewritten, SkipReason> {
-    let role = weight.role().map_err(Clone::clone)?;
+    let way = Way::of(view, weight)?;
     if spec.format == FormatRule::Keep {
         return Err(SkipReason::Kept {
             rule: "the job".to_string(),
         });
     }
-    agree(view, role)?;
-    let (subject, shape, matrix) = match role {
-        Role::Dense(layers) => {
+    let (subject, shape, matrix) = match &way {
+        Way::Layers(Role::Dense(layers)) => {
             let layer = layers.first().ok_or(SkipReason::Unused)?;
             let shape = [layer.outputs(), layer.inputs()];
             (Subject::Matrix(shape), shape, layer.matrix(view)?)
         }
-        Role::Conv(layers) => {
+        Way::Layers(Role::Conv(layers)) => {
             let layer = layers.first().ok_or(SkipReason::Unused)?;
             let shape = [layer.outputs(), layer.inputs()];
             (Subject::Kernel(view, layer), shape, layer.matrix(view)?)
         }
-        Role::Table(layers) => {
+        Way::Layers(Role::Table(layers)) => {
             let layer = layers.first().ok_or(SkipReason::Unused)?;
             let subject = Subject::Table(layer.shape(), importance);
             (subject, layer.shape(), layer.matrix(view)?)
+        }
+        Way::InPlace(stored) => {
+            let shape = stored.matrix();
+            (Subject::Stored(shape), shape, stored.values(weight)?)
         }
     };
     let w = ArrayView2::from_shape(shape, &matrix).map_err(|e| SkipReason::Misfit {
@@ -268,7 +326,7 @@ fn build(
 }
 
 /// Every use of a shared weight must read the same matrix.
-fn agree(view: &GraphView<'_>, role: &Role) -> Result<(), SkipReason> {
+pub(crate) fn agree(view: &GraphView<'_>, role: &Role) -> Result<(), SkipReason> {
     let same = match role {
         Role::Dense(layers) => layers.iter().all(|l| l.reads_like(&layers[0])),
         Role::Conv(layers) => layers.iter().all(|l| l.reads_like(&layers[0])),
@@ -338,23 +396,73 @@ fn prefix(weight: &str, format: Format) -> String {
     format!("{weight}/{}", format.name())
 }
 
+/// What the nodes and initializers of one weight take the place of.
+#[derive(Debug, Default)]
+struct Change {
+    inserted: Vec<(usize, Vec<NodeProto>)>,
+    removed: BTreeSet<usize>,
+}
+
 fn emit(
     emitter: &mut Emitter,
     view: &GraphView<'_>,
-    weight: &Weight<'_>,
+    (weight, growth): (&Weight<'_>, Growth),
     rewritten: &Rewritten,
     patch: &mut GraphPatch,
 ) -> Result<(), SkipReason> {
-    let role = weight.role().map_err(Clone::clone)?;
-    let prefix = prefix(weight.name(), rewritten.format);
     let mark = emitter.mark();
-    let placed = match place(emitter, role, &prefix, &rewritten.network) {
-        Ok(placed) => placed,
+    let made = change(emitter, view, weight, rewritten).and_then(|change| {
+        let added = &emitter.initializers[mark.1..];
+        match growth {
+            Growth::Refused => check_gain(view, weight, &change, added).map(|()| change),
+            Growth::Allowed => Ok(change),
+        }
+    });
+    let change = match made {
+        Ok(change) => change,
         Err(reason) => {
             emitter.reset(mark);
             return Err(reason);
         }
     };
+    for (place, nodes) in change.inserted {
+        patch.insert_before(place, nodes);
+    }
+    change
+        .removed
+        .into_iter()
+        .for_each(|node| patch.remove_node(node));
+    if view.initializer(weight.name()).is_some() {
+        patch.remove_initializer(weight.name());
+    }
+    Ok(())
+}
+
+fn change(
+    emitter: &mut Emitter,
+    view: &GraphView<'_>,
+    weight: &Weight<'_>,
+    rewritten: &Rewritten,
+) -> Result<Change, SkipReason> {
+    let prefix = prefix(weight.name(), rewritten.format);
+    let mut change = Change::default();
+    let role = match Way::of(view, weight)? {
+        Way::Layers(role) => role,
+        Way::InPlace(stored) => {
+            let Network::Dense(matrix) = &rewritten.network else {
+                return Err(SkipReason::Misfit {
+                    problem: "expected dense codes, found a network".to_string(),
+                });
+            };
+            emit::place_stored(emitter, &prefix, matrix, (weight.name(), &stored))?;
+            change
+                .inserted
+                .push((stored.first_use(), emitter.take_nodes()));
+            change.removed.extend(stored.producer());
+            return Ok(change);
+        }
+    };
+    let placed = place(emitter, role, &prefix, &rewritten.network)?;
     let nodes = role.nodes();
     for (k, &node) in nodes.iter().enumerate() {
         match &placed {
@@ -369,15 +477,42 @@ fn emit(
             }
         }
         debug_assert!(nodes[0] <= node, "uses are in the order of the nodes");
-        patch.insert_before(node, emitter.take_nodes());
-        patch.remove_node(node);
+        change.inserted.push((node, emitter.take_nodes()));
+        change.removed.insert(node);
     }
-    let removed: BTreeSet<usize> = role.weight_nodes().into_iter().collect();
-    removed.into_iter().for_each(|node| patch.remove_node(node));
-    if view.initializer(weight.name()).is_some() {
-        patch.remove_initializer(weight.name());
+    change.removed.extend(role.weight_nodes());
+    Ok(change)
+}
+
+/// The operators around the codes of a small weight can outweigh what it saves: then it stays, so that no file grows.
+fn check_gain(
+    view: &GraphView<'_>,
+    weight: &Weight<'_>,
+    change: &Change,
+    initializers: &[TensorProto],
+) -> Result<(), SkipReason> {
+    let field = |bytes: usize| (1 + prost::length_delimiter_len(bytes) + bytes) as u64;
+    let inputs = if view.ir_version() < 4 {
+        let infos = initializers.iter().map(crate::proto::value_info);
+        infos.map(|v| field(v.encoded_len())).sum()
+    } else {
+        0
+    };
+    let nodes = change.inserted.iter().flat_map(|(_, nodes)| nodes);
+    let best = nodes.map(|n| field(n.encoded_len())).sum::<u64>()
+        + initializers
+            .iter()
+            .map(|t| field(t.encoded_len()))
+            .sum::<u64>()
+        + inputs;
+    let gone = change.removed.iter().map(|&n| view.node(n).encoded_len());
+    let stored = view.initializer(weight.name()).map(Message::encoded_len);
+    let bytes: u64 = gone.chain(stored).map(field).sum();
+    if best < bytes {
+        Ok(())
+    } else {
+        Err(SkipReason::NoGain { bytes, best })
     }
-    Ok(())
 }
 
 /// A network that stands in the graph, and the layers that use it.

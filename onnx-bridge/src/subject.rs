@@ -33,6 +33,8 @@ pub(crate) enum Subject<'a> {
     Kernel(&'a GraphView<'a>, &'a ConvLayer),
     /// A table, rows by columns, and how much each row counts where that is known.
     Table([usize; 2], Option<&'a [f64]>),
+    /// A tensor that is replaced where it is stored, as a matrix: it takes dense codes and no other form.
+    Stored([usize; 2]),
 }
 
 impl Subject<'_> {
@@ -43,6 +45,13 @@ impl Subject<'_> {
     pub(crate) fn resolve(&self, spec: &Spec, format: Format) -> Result<LayerChoice, SkipReason> {
         match self {
             Self::Matrix(shape) => spec.resolve(format, *shape),
+            Self::Stored(shape) if format == Format::Dense => spec.resolve(format, *shape),
+            Self::Stored(_) => Err(SkipReason::Misfit {
+                problem: format!(
+                    "expected the format dense, the only one for this use of a weight, found {}",
+                    format.name()
+                ),
+            }),
             Self::Kernel(view, layer) => {
                 if let Some(reason) = layer.refuses(format, view) {
                     return Err(reason);
@@ -84,6 +93,7 @@ impl Subject<'_> {
                 };
                 Ok(modes.map(choice).collect())
             }
+            Self::Stored(_) => Ok(Vec::new()),
             Self::Kernel(view, layer) => [Format::LowRank, Format::Tucker, Format::Tt]
                 .into_iter()
                 .filter(|format| layer.refuses(*format, view).is_none())
@@ -126,7 +136,7 @@ impl Subject<'_> {
     /// [`SkipReason::Misfit`] for a network that has no operators here.
     pub(crate) fn stored_bytes(&self, network: &Network) -> Result<u64, SkipReason> {
         match self {
-            Self::Matrix(_) => emit::stored_bytes(network),
+            Self::Matrix(_) | Self::Stored(_) => emit::stored_bytes(network),
             Self::Kernel(..) => emit::kernel_bytes(network),
             Self::Table(..) => match network {
                 Network::Table(table) => Ok(table.bytes()),

@@ -8,7 +8,7 @@ use crate::dataset::Dataset;
 use crate::engine::{Engine, InputInfo, model_inputs};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::proto::DataType;
+use crate::proto::{DataType, int_or};
 use crate::view::GraphView;
 
 /// The size of an axis that the model leaves open, in inputs made up here.
@@ -114,8 +114,13 @@ fn table_rows(view: &GraphView<'_>, input: &str) -> Option<usize> {
         let rows = match (node.op_type(), at.input) {
             ("Gather", 1) => {
                 let table = view.initializer(&node.input[0]);
+                let axis = int_or(node, "axis", 0);
                 table
-                    .and_then(|t| t.dims.first())
+                    .and_then(|t| {
+                        let rank = t.dims.len() as i64;
+                        let axis = if axis < 0 { axis + rank } else { axis };
+                        t.dims.get(usize::try_from(axis).ok()?)
+                    })
                     .and_then(|&n| usize::try_from(n).ok())
                     .filter(|&n| n > 0)
             }

@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use crate::model::Model;
 use crate::proto::{
-    GraphProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto, type_proto,
+    FunctionProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, tensor_shape_proto,
+    type_proto,
 };
 use crate::walk;
 
@@ -26,6 +27,7 @@ impl Use {
 #[derive(Debug)]
 pub struct GraphView<'a> {
     graph: &'a GraphProto,
+    functions: &'a [FunctionProto],
     opset: i64,
     ir_version: i64,
     producers: HashMap<&'a str, usize>,
@@ -42,6 +44,7 @@ impl<'a> GraphView<'a> {
         let graph = model.graph();
         let mut view = Self {
             graph,
+            functions: &model.proto().functions,
             opset: model.opset(),
             ir_version: model.ir_version(),
             producers: HashMap::new(),
@@ -91,6 +94,16 @@ impl<'a> GraphView<'a> {
     /// The graph itself.
     pub fn graph(&self) -> &'a GraphProto {
         self.graph
+    }
+
+    /// The model's own functions.
+    pub(crate) fn functions(&self) -> &'a [FunctionProto] {
+        self.functions
+    }
+
+    /// The version of the file format.
+    pub(crate) fn ir_version(&self) -> i64 {
+        self.ir_version
     }
 
     /// The version of the standard operators.
@@ -157,7 +170,7 @@ impl<'a> GraphView<'a> {
 }
 
 /// The names that a subgraph takes from around it.
-fn captures<'a>(graph: &'a GraphProto, found: &mut Vec<&'a str>) {
+pub(crate) fn captures<'a>(graph: &'a GraphProto, found: &mut Vec<&'a str>) {
     let inputs = graph.input.iter().map(ValueInfoProto::name);
     let own: HashSet<&str> = inputs
         .chain(graph.initializer.iter().map(TensorProto::name))

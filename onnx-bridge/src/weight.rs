@@ -65,6 +65,13 @@ impl Role {
     }
 
     fn of_use(view: &GraphView<'_>, at: Use) -> Result<Self, SkipReason> {
+        let mut attributes = view.node(at.node).attribute.iter();
+        if let Some(attribute) = attributes.find(|a| !a.ref_attr_name().is_empty()) {
+            return Err(SkipReason::Attribute {
+                attribute: attribute.name().to_string(),
+                found: format!("the function's `{}`", attribute.ref_attr_name()),
+            });
+        }
         if let Some(conv) = ConvLayer::match_use(view, at) {
             return Ok(Self::Conv(vec![conv?]));
         }
@@ -79,7 +86,8 @@ fn joined<L>(layers: &[L], of: impl Fn(&L) -> &[usize]) -> Vec<usize> {
     layers.iter().flat_map(|l| of(l).iter().copied()).collect()
 }
 
-/// A stored tensor that is worth a line of its own: a matrix or more, of floating point, or anything large.
+/// A stored tensor that is worth a line of its own: a matrix or more, of floating point or of codes that an operator for
+/// quantized weights reads, or anything large.
 #[derive(Debug, Clone)]
 pub struct Weight<'a> {
     name: &'a str,
@@ -110,7 +118,8 @@ impl<'a> Weight<'a> {
     fn of(view: &GraphView<'a>, name: &'a str, tensor: &'a TensorProto) -> Option<Self> {
         let shape = tensor::shape(tensor).ok()?;
         let bytes = stored_bytes(tensor);
-        let is_matrix = shape.len() >= 2 && tensor::is_float(tensor);
+        let quantized = || view.consumers(name).iter().any(|&at| reads_codes(view, at));
+        let is_matrix = shape.len() >= 2 && (tensor::is_float(tensor) || quantized());
         if !(is_matrix || bytes >= LARGE_TENSOR_BYTES) {
             return None;
         }
@@ -179,6 +188,15 @@ impl<'a> Weight<'a> {
             Err(reason) => Err(reason.clone()),
         }
     }
+}
+
+/// Whether a use is by an operator for weights that are quantized already.
+fn reads_codes(view: &GraphView<'_>, at: Use) -> bool {
+    at.input != Use::CAPTURED
+        && matches!(
+            DenseLayer::match_use(view, at),
+            Err(SkipReason::AlreadyQuantized { .. })
+        )
 }
 
 /// The bytes of a tensor's data, as stored in the file.

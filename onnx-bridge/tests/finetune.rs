@@ -15,7 +15,8 @@ use onnx_bridge::finetune::{
     interpret, missing_operators,
 };
 use onnx_bridge::{
-    CoreGranularity, Dataset, Error, Format, Job, Model, Spec, Stored, compress, stored_arrays,
+    CoreGranularity, Dataset, Error, Format, Growth, Job, Model, Spec, Stored, compress,
+    stored_arrays,
 };
 use quant_core::{Bits, QuantizedTensor};
 use tn_formats::Truncation;
@@ -54,9 +55,12 @@ fn spec(format: Format, bits: u8, granularity: CoreGranularity) -> Spec {
 }
 
 fn student(format: Format, bits: u8, granularity: CoreGranularity) -> Model {
-    compress(&teacher(), &Job::new(spec(format, bits, granularity)))
-        .unwrap()
-        .0
+    compress(
+        &teacher(),
+        &Job::new(spec(format, bits, granularity)).with_growth(Growth::Allowed),
+    )
+    .unwrap()
+    .0
 }
 
 fn output(model: &Model, data: &Dataset) -> Vec<f32> {
@@ -293,8 +297,11 @@ fn lacking_operators_are_named_before_any_work() {
     proto.graph.as_mut().unwrap().node[1].op_type = Some("ThresholdedRelu".into());
     let odd = Model::from_proto(proto).unwrap();
     assert_eq!(missing_operators(&odd), ["ThresholdedRelu"]);
-    let (student, _) =
-        compress(&odd, &Job::new(spec(Format::Tt, 4, CoreGranularity::Core))).unwrap();
+    let (student, _) = compress(
+        &odd,
+        &Job::new(spec(Format::Tt, 4, CoreGranularity::Core)).with_growth(Growth::Allowed),
+    )
+    .unwrap();
     let refused = finetune(
         &odd,
         &student,

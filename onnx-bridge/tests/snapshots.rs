@@ -4,7 +4,7 @@ mod common;
 
 use common::{gemm, matmul};
 use onnx_bridge::{
-    CoreGranularity, Format, Job, MappingChoice, Quantization, Spec, compress, graph_text,
+    CoreGranularity, Format, Growth, Job, MappingChoice, Quantization, Spec, compress, graph_text,
 };
 use quant_core::Bits;
 use tn_formats::{Layout, Truncation};
@@ -14,7 +14,11 @@ fn text(model: &onnx_bridge::Model, spec: Spec) -> String {
         truncation: Some(Truncation::MaxRank(4)),
         ..spec
     };
-    graph_text(&compress(model, &Job::new(spec)).unwrap().0)
+    graph_text(
+        &compress(model, &Job::new(spec).with_growth(Growth::Allowed))
+            .unwrap()
+            .0,
+    )
 }
 
 fn bits(bits: u8, mapping: MappingChoice, granularity: CoreGranularity) -> Quantization {

@@ -104,6 +104,10 @@ pub(crate) struct CompressArgs {
     /// Write the tensors into a file beside OUT; so it is above 2 GiB in any case
     #[arg(long)]
     pub(crate) external_data: bool,
+    /// Also write the original with every rewritten weight as the dense matrix that its codes stand for: what OUT
+    /// computes, up to rounding
+    #[arg(long, value_name = "FILE")]
+    pub(crate) reference: Option<PathBuf>,
     /// Samples to calibrate and verify on: an .npz with one array per model input, or an .npy for a model with one input
     #[arg(long, value_name = "NPZ")]
     pub(crate) calib: Option<PathBuf>,

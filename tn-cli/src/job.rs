@@ -18,6 +18,7 @@ use crate::settings::{Format, Granularity, Layout, Ranks, Scheme, Settings};
 pub(crate) struct CompressJob {
     pub(crate) model: PathBuf,
     pub(crate) output: OutputFile,
+    pub(crate) reference: Option<OutputFile>,
     pub(crate) storage: Storage,
     pub(crate) calib: Option<PathBuf>,
     pub(crate) choices: Choices,
@@ -34,9 +35,22 @@ impl CompressJob {
         let choices = Choices::new(args.settings, args.layers)?;
         not_the_input(&args.model, &args.output)?;
         let output = OutputFile::new(&args.output, existing(args.force))?;
+        let reference = match &args.reference {
+            Some(path) if *path == args.output => {
+                return Err(CliError::Usage(
+                    "--reference: expected another file than the output".to_owned(),
+                ));
+            }
+            Some(path) => {
+                not_the_input(&args.model, path)?;
+                Some(OutputFile::new(path, existing(args.force))?)
+            }
+            None => None,
+        };
         Ok(Self {
             model: args.model,
             output,
+            reference,
             storage: Storage::asked(args.external_data),
             calib: args.calib,
             choices,

@@ -17,7 +17,7 @@ pub(crate) use conv::{PlacedKernel, emit_kernel, kernel_bytes, place_kernel};
 pub(crate) use embedding::{PlacedTable, emit_lookup, place_table};
 pub(crate) use layer::emit_layer;
 pub(crate) use operand::Operand;
-pub(crate) use place::{Placed, place, stored_bytes};
+pub(crate) use place::{Placed, place, place_stored, stored_bytes};
 
 use std::collections::HashSet;
 
@@ -62,6 +62,11 @@ impl Emitter {
     /// The nodes made since the last call.
     pub(crate) fn take_nodes(&mut self) -> Vec<NodeProto> {
         std::mem::take(&mut self.nodes)
+    }
+
+    /// The names that are taken by now.
+    pub(crate) fn into_taken(self) -> HashSet<String> {
+        self.taken
     }
 
     /// How much has been made so far, for [`Emitter::reset`].

@@ -333,6 +333,14 @@ impl Columns {
         }
     }
 
+    /// The matrix in one piece.
+    pub(super) fn join(&self, e: &mut Emitter, name: &str) -> String {
+        match self.single() {
+            Some(only) => only.to_string(),
+            None => e.concat(name, &self.values, 1),
+        }
+    }
+
     /// `x @ B` for an `x` whose last axis has `K` elements.
     pub(super) fn multiply(&self, e: &mut Emitter, product: &str, x: &str) -> String {
         if let Some(b) = self.single() {

@@ -6,7 +6,9 @@ use tn_formats::{Layout, QuantizedTtMatrix, QuantizedTucker};
 use super::operand::Columns;
 use super::train::{Direction, PlacedTrain};
 use super::{Emitter, FOLDED_ELEMENTS, Operand};
+use crate::in_place::InPlace;
 use crate::network::Network;
+use crate::proto::DataType;
 use crate::skip::SkipReason;
 
 /// A network whose arrays stand in the graph.
@@ -43,6 +45,38 @@ pub(crate) fn place(
             }
         },
     }
+}
+
+/// Makes a stored tensor again from the codes of its matrix; the last node makes the value itself, under the weight's name.
+pub(crate) fn place_stored(
+    e: &mut Emitter,
+    prefix: &str,
+    matrix: &QuantizedTensor,
+    weight: (&str, &InPlace),
+) -> Result<(), SkipReason> {
+    let (name, stored) = weight;
+    let perm = if stored.is_transposed() {
+        [1, 0]
+    } else {
+        [0, 1]
+    };
+    let columns = Operand::new(matrix, &perm, 1).place(e, &format!("{prefix}/weight"))?;
+    let mut value = columns.join(e, &format!("{prefix}/columns"));
+    if stored.shape().len() != 2 {
+        let dims: Vec<i64> = stored.shape().iter().map(|&n| n as i64).collect();
+        value = e.reshape(&format!("{prefix}/shape"), &value, &dims);
+    }
+    if stored.element() != DataType::Float {
+        value = e.cast(&format!("{prefix}/cast"), &value, stored.element());
+    }
+    debug_assert!(
+        e.nodes.last().is_some_and(|n| n.output == [value]),
+        "the last node makes the value"
+    );
+    if let Some(node) = e.nodes.last_mut() {
+        node.output = vec![name.to_string()];
+    }
+    Ok(())
 }
 
 /// The bytes of the initializers that [`place`] makes for a network, but for those that all layers share.

@@ -25,6 +25,17 @@ pub(crate) fn node(
     }
 }
 
+/// A Constant node that makes a tensor under the tensor's own name.
+pub(crate) fn constant_node(tensor: &TensorProto) -> NodeProto {
+    let value = AttributeProto {
+        name: Some("value".to_string()),
+        r#type: Some(AttributeType::Tensor as i32),
+        t: Some(tensor.clone()),
+        ..AttributeProto::default()
+    };
+    node("Constant", tensor.name(), &[], tensor.name(), vec![value])
+}
+
 /// An attribute holding one integer.
 pub(crate) fn int_attribute(name: &str, value: i64) -> AttributeProto {
     AttributeProto {

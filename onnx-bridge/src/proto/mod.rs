@@ -7,7 +7,9 @@ mod build;
 #[rustfmt::skip]
 pub mod onnx;
 
-pub(crate) use build::{int_attribute, int64_tensor, ints_attribute, node, raw_tensor, value_info};
+pub(crate) use build::{
+    constant_node, int_attribute, int64_tensor, ints_attribute, node, raw_tensor, value_info,
+};
 pub use onnx::attribute_proto::AttributeType;
 pub use onnx::tensor_proto::{DataLocation, DataType};
 pub use onnx::{

@@ -27,7 +27,10 @@ struct Report<'a> {
     bytes: Bytes,
     weights: Vec<Weight<'a>>,
     skipped: Vec<Skipped<'a>>,
-    verification: VerificationReport,
+    /// Null where the original does not run in tract; `unverified` says why.
+    verification: Option<VerificationReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unverified: Option<String>,
     seconds: Seconds,
 }
 
@@ -88,7 +91,10 @@ pub(crate) fn run(args: CompressArgs) -> Result<(), CliError> {
         model: &model,
         path: &job.model,
     };
-    let samples = Samples::new(original, job.calib.as_deref(), job.seed)?;
+    let samples = match Samples::new(original, job.calib.as_deref(), job.seed) {
+        Err(error) if job.calib.is_none() => Err(error.to_string()),
+        samples => Ok(samples?),
+    };
     if job.calib.is_none() {
         progress.warn(
             "no calibration data (--calib): the choices rest on the weights alone, and the verification on random inputs",
@@ -102,18 +108,34 @@ pub(crate) fn run(args: CompressArgs) -> Result<(), CliError> {
     let encode = stage.finish();
 
     let stage = progress.stage("verifying", 0);
-    let verification = samples.verify(
-        original,
-        Named {
-            model: &compressed,
-            path: job.output.path(),
-        },
-    )?;
+    let rewritten = Named {
+        model: &compressed,
+        path: job.output.path(),
+    };
+    let verification = match &samples {
+        Ok(samples) => verify(samples, original, rewritten)?,
+        Err(problem) => Err(problem.clone()),
+    };
     let verify = stage.finish();
 
     let stage = progress.stage("writing", 0);
+    if let Some(file) = &job.reference {
+        let reference = onnx_bridge::dense_reference(&model, &rewrite)
+            .map_err(|error| CliError::content(file.path(), error))?;
+        Encoded::new(&reference, file.path(), job.storage)?.write(file)?;
+    }
     encoded.write(&job.output)?;
     let write = encode + stage.finish();
+    if let Err(problem) = &verification {
+        progress.warn(&format!(
+            "{} is NOT VERIFIED, since tract does not run the original: {problem}",
+            job.output.path().display()
+        ));
+    }
+    let (verification, unverified) = match verification {
+        Ok(report) => (Some(report), None),
+        Err(problem) => (None, Some(problem)),
+    };
 
     let report = Report {
         schema: super::SCHEMA,
@@ -129,6 +151,7 @@ pub(crate) fn run(args: CompressArgs) -> Result<(), CliError> {
         weights: rewrite.weights.iter().filter_map(weight).collect(),
         skipped: rewrite.weights.iter().filter_map(skipped).collect(),
         verification,
+        unverified,
         seconds: Seconds {
             read,
             compress,
@@ -141,6 +164,22 @@ pub(crate) fn run(args: CompressArgs) -> Result<(), CliError> {
         print_json(&report)
     } else {
         print(text(&report).as_bytes())
+    }
+}
+
+/// Both models on the samples; where tract does not run the original either, what it says about that.
+fn verify(
+    samples: &Samples,
+    original: Named<'_>,
+    rewritten: Named<'_>,
+) -> Result<Result<VerificationReport, String>, CliError> {
+    let error = match samples.verify(original, rewritten) {
+        Ok(report) => return Ok(Ok(report)),
+        Err(error) => error,
+    };
+    match samples.run_on(original.model) {
+        Err(problem @ onnx_bridge::Error::Engine { .. }) => Ok(Err(problem.to_string())),
+        _ => Err(error),
     }
 }
 
@@ -269,6 +308,13 @@ fn text(report: &Report<'_>) -> String {
         verify,
         total,
     } = report.seconds;
+    let verdict = match (&report.verification, &report.unverified) {
+        (Some(verification), _) => verification.to_string(),
+        (None, problem) => format!(
+            "NOT VERIFIED: tract does not run the original: {}",
+            problem.as_deref().unwrap_or_default()
+        ),
+    };
     format!(
         "{}\n{} -> {}: {} -> {}, {:.1} times smaller\n{}\ntook {total:.1} s: read {read:.1}, compress {compress:.1}, write \
          {write:.1}, verify {verify:.1}\n",
@@ -278,7 +324,7 @@ fn text(report: &Report<'_>) -> String {
         bytes(before),
         bytes(after),
         before as f64 / after as f64,
-        report.verification,
+        verdict,
     )
 }
 

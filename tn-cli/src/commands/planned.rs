@@ -210,6 +210,11 @@ pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
         ));
     };
     refuse(&args.settings)?;
+    if args.reference.is_some() {
+        return Err(CliError::Usage(
+            "--reference: expected no goal and no plan, whose grids have no dense reference".into(),
+        ));
+    }
     not_the_input(&args.model, &args.output)?;
     let output = OutputFile::new(&args.output, existing(args.force))?;
     use_threads(args.compute.threads)?;

@@ -72,6 +72,17 @@ impl Samples {
         })
     }
 
+    /// Whether tract runs a model on the first of these samples.
+    ///
+    /// # Errors
+    ///
+    /// Tract's own, or what the samples lack.
+    pub(crate) fn run_on(&self, model: &Model) -> onnx_bridge::Result<()> {
+        let engine = Engine::load(model)?;
+        engine.run_samples(&self.data, 0..engine.batch().min(self.data.len()))?;
+        Ok(())
+    }
+
     /// The medians of the two models' times for one batch, run in turns.
     ///
     /// # Errors
