@@ -230,3 +230,32 @@ fn tensors_beside_the_model() {
     .unwrap();
     assert_eq!(verified["verification"]["relative_l2"], 0.0);
 }
+
+#[test]
+fn a_model_that_tract_does_not_run_is_written_with_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, reference) = (
+        folder.path().join("out.onnx"),
+        folder.path().join("dense.onnx"),
+    );
+    // Its exporter left an operator in it that nobody has.
+    let model =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../interop/corpus/exported/keras-export.onnx");
+    let args = [
+        "compress",
+        model.to_str().unwrap(),
+        "-o",
+        out.to_str().unwrap(),
+        "--reference",
+        reference.to_str().unwrap(),
+        "--json",
+    ];
+    let output = tnq(&args).assert().success().get_output().clone();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["verification"], Value::Null);
+    assert!(report["unverified"].as_str().unwrap().contains("Erfc"));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("NOT VERIFIED"), "{stderr}");
+    assert_eq!(names(folder.path()), ["dense.onnx", "out.onnx"]);
+    assert_eq!(report["bytes"]["after"], fs::metadata(&out).unwrap().len());
+}
