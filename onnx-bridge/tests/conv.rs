@@ -8,8 +8,8 @@ mod common;
 use common::{floats, int, ints, node, noise, proto, value};
 use onnx_bridge::proto::{AttributeProto, AttributeType};
 use onnx_bridge::{
-    CoreGranularity, Format, Job, MappingChoice, Model, Outcome, Quantization, SkipReason, Spec,
-    Verdict, compress, dense_reference, inspect, verify_synthesized,
+    CoreGranularity, Format, Growth, Job, MappingChoice, Model, Outcome, Quantization, SkipReason,
+    Spec, Verdict, compress, dense_reference, inspect, verify_synthesized,
 };
 use quant_core::Bits;
 use tn_formats::Truncation;
@@ -221,7 +221,7 @@ fn formats(model: &Model) -> Vec<Format> {
 }
 
 fn check(label: &str, model: &Model, spec: &Spec) {
-    let job = Job::new(spec.clone());
+    let job = Job::new(spec.clone()).with_growth(Growth::Allowed);
     let (rewritten, report) = compress(model, &job).unwrap();
     let outcome = &report.weights[0].outcome;
     assert!(
@@ -313,7 +313,7 @@ fn a_kernel_of_low_rank_becomes_tucker_of_those_ranks() {
         value("y", &[0, out, 5, 5]),
     ))
     .unwrap();
-    let (_, report) = compress(&model, &Job::default()).unwrap();
+    let (_, report) = compress(&model, &Job::default().with_growth(Growth::Allowed)).unwrap();
     let (_, rewritten) = report.rewritten().next().unwrap();
     assert_eq!(rewritten.format, Format::Tucker);
     assert_eq!(rewritten.ranks, [2, 3]);
@@ -440,7 +440,8 @@ fn training_brings_kernels_to_their_teacher() {
         };
         let job = Job::new(Spec::keep())
             .with_weight("w1", spec.clone())
-            .with_weight("w2", spec);
+            .with_weight("w2", spec)
+            .with_growth(Growth::Allowed);
         let (student, report) = compress(&teacher, &job).unwrap();
         assert_eq!(report.rewritten().count(), 2);
         let outcome = finetune(

@@ -8,8 +8,8 @@ use common::{floats, node, noise, proto, value};
 use onnx_bridge::calibrate::row_importance;
 use onnx_bridge::proto::{DataType, type_proto};
 use onnx_bridge::{
-    CoreGranularity, Dataset, Format, Job, MappingChoice, Model, Outcome, Quantization, SkipReason,
-    Spec, Verdict, compress, dense_reference, inspect, verify,
+    CoreGranularity, Dataset, Format, Growth, Job, MappingChoice, Model, Outcome, Quantization,
+    SkipReason, Spec, Verdict, compress, dense_reference, inspect, verify,
 };
 use quant_core::Bits;
 use tn_formats::Truncation;
@@ -64,7 +64,9 @@ fn spec(format: Format, bits: u8, granularity: CoreGranularity) -> Spec {
 }
 
 fn check(label: &str, model: &Model, spec: &Spec) -> f64 {
-    let job = Job::new(Spec::keep()).with_weight("table", spec.clone());
+    let job = Job::new(Spec::keep())
+        .with_weight("table", spec.clone())
+        .with_growth(Growth::Allowed);
     let (rewritten, report) = compress(model, &job).unwrap();
     let Outcome::Rewritten(entry) = &report.weights[0].outcome else {
         panic!("{label}: {:?}", report.weights[0].outcome);
@@ -146,7 +148,9 @@ fn low_rank_is_nearest_where_rows_are_looked_up() {
     );
     assert!((rows.iter().sum::<f64>() - 120.0 - 0.1 * ROWS as f64).abs() < 1e-9);
     let spec = spec(Format::LowRank, 8, CoreGranularity::Core);
-    let plain = Job::new(Spec::keep()).with_weight("table", spec);
+    let plain = Job::new(Spec::keep())
+        .with_weight("table", spec)
+        .with_growth(Growth::Allowed);
     let weighted = plain.clone().with_importance("table", rows.clone());
     let loss = |job: &Job| {
         let (rewritten, _) = compress(&model, job).unwrap();
