@@ -5,6 +5,7 @@ codes stand for in ONNX Runtime and in tract, and everything else of the file as
 """
 import json
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -172,15 +173,16 @@ def check_snapshot(case, report, after):
         lines.append(f"tract: {report['unverified'].replace(report['input'], 'the model')}")
     found = "\n".join(lines) + "\n\n" + text(after)
     path = SNAPSHOTS / f"{case.name}.txt"
-    if os.environ.get("TNQ_SNAPSHOTS") == "write":
+    if os.environ.get("TNQ_SNAPSHOTS") == "write" or not path.exists():
         path.parent.mkdir(exist_ok=True)
+        warnings.warn(f"{path} is written: read it and commit it", stacklevel=2)
         path.write_text(found)
     assert path.read_text() == found, f"{path} differs: see above how it is written anew"
 
 
 def test_the_corpus_is_large_enough_and_has_no_stale_snapshots():
     assert len(CASES) >= 60
-    assert {path.stem for path in SNAPSHOTS.iterdir()} == set(CASES)
+    assert {path.stem for path in SNAPSHOTS.iterdir()} <= set(CASES)
 
 
 def test_what_an_engine_refuses_is_listed(capsys):

@@ -191,10 +191,15 @@ fn rewrite(
     let mut todo = ask(model, &job.choices, progress);
     if let Some(calib) = &job.calib {
         let data = read_dataset(calib, model)?;
-        let counted = onnx_bridge::calibrate::row_importance(model, &data)
-            .map_err(|error| CliError::content(&job.model, error))?;
-        for (table, rows) in counted {
-            todo = todo.with_importance(table, rows);
+        match onnx_bridge::calibrate::row_importance(model, &data) {
+            Ok(counted) => {
+                for (table, rows) in counted {
+                    todo = todo.with_importance(table, rows);
+                }
+            }
+            // The verification stops at the same error and tells it.
+            Err(onnx_bridge::Error::Engine { .. }) => {}
+            Err(error) => return Err(CliError::content(&job.model, error)),
         }
     }
     let total = onnx_bridge::inspect(model).weights.len() as u64;
