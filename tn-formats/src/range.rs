@@ -5,7 +5,7 @@
 //! | case | path | cost |
 //! |---|---|---|
 //! | rank cap far below m, n at least 8 m | Gram matrix in `T`, Krylov on it | m² n, a few passes over m² |
-//! | rank cap far below the short side | block Krylov with Rayleigh-Ritz (Musco and Musco 2015, arXiv 1504.05477) | a few passes |
+//! | rank cap far below the short side | block Krylov with Rayleigh-Ritz (Musco and Musco 2015, arXiv 1504.05477), restarted from its best block | some passes |
 //! | otherwise | Gram matrix of the short side in `f64` and its eigenvectors | m n min(m, n) |
 //! | `f64` and an error below 1e-5 wanted or found | QR, then SVD of the triangle | twice the Gram path |
 //!
@@ -40,8 +40,14 @@ pub(crate) struct Keep {
 pub(crate) const GRAM_FLOOR: f64 = 1e-10;
 /// Columns beyond the rank in a Krylov block.
 const OVERSAMPLING: usize = 10;
-/// Krylov stops when two steps capture less than this share of the tail.
+/// Krylov stops when what it would still gain is less than this share of the tail.
 const KRYLOV_TOLERANCE: f64 = 2e-5;
+/// Blocks of a Krylov space before it is restarted from the best of them: memory stays at a few blocks.
+const DEPTH: usize = 4;
+/// Rounds of restarts before Krylov gives up.
+const MAX_ROUNDS: usize = 24;
+/// Squared relative tails below this are taken from the residual, not from a difference of norms.
+const CANCELLATION: f64 = 1e-3;
 /// From this ratio of columns to rows on, one product with the whole array beats the passes of Krylov.
 const WIDE: usize = 8;
 /// Columns per strip of a Gram matrix in the element type.
@@ -198,56 +204,89 @@ fn tail_of(values: &Array1<f64>, rank: usize, norm_sq: f64) -> f64 {
     }
 }
 
-/// Block Krylov: the space of `y, (a aᵀ) y, (a aᵀ)² y, ..` until the captured energy settles, or `None` when it
-/// would take so many blocks that the Gram path is cheaper.
+/// Block Krylov with restarts: the space of `y, (a aᵀ) y, (a aᵀ)² y, ..` up to [`DEPTH`] blocks, of which the best block is
+/// kept and the next ones go on from it, until what is still to be gained no longer counts; `None` when it stays open for
+/// so many rounds that the Gram path is cheaper.
+///
+/// Data without a gap in its spectrum is the normal case here: the space never settles, but its captured energy does,
+/// each round gaining a fairly steady share of the round before. That share says how much is left.
 fn krylov<T: Real>(a: ArrayView2<'_, T>, norm_sq: f64, keep: Keep) -> Result<Option<Range<T>>> {
     let (m, n) = a.dim();
     let block = keep.cap + OVERSAMPLING;
-    let max_blocks = (m.min(n) / 2 / block).clamp(2, 16);
-    let mut basis: Array2<f64> = Array2::zeros((m, 0));
-    let mut images: Array2<f64> = Array2::zeros((0, n));
+    let mut basis: Array2<T> = Array2::zeros((m, 0));
+    let mut images: Array2<T> = Array2::zeros((0, n));
     let mut next = mm(a, gaussian::<T>(n, block).view());
-    let mut captured = 0.0;
-    for step in 0..max_blocks {
-        let q = orthonormal_against(basis.view(), widen(next.view()));
-        let image = project_wide(q.view(), a);
-        basis.append(Axis(1), q.view()).expect("equal rows");
-        images.append(Axis(0), image.view()).expect("equal columns");
-        next = mm(a, narrow::<T>(&image).t());
-        if step % 2 == 0 {
-            continue;
+    let (mut captured, mut gained) = (0.0, f64::INFINITY);
+    for round in 0..MAX_ROUNDS {
+        while basis.ncols() + next.ncols() <= DEPTH * block {
+            let q = orthonormal_against(basis.view(), next);
+            let image = mm(q.t(), a);
+            next = mm(a, image.t());
+            basis.append(Axis(1), q.view()).expect("equal rows");
+            images.append(Axis(0), image.view()).expect("equal columns");
         }
         let (values, vectors) = eigh(gram_rows(images.view()).view())?;
         let cap = keep.cap.min(values.len());
         let now: f64 = values.iter().take(cap).sum();
-        let tail = (norm_sq - now).max(0.0);
-        if step > 1 && now - captured <= KRYLOV_TOLERANCE * tail.max(f64::EPSILON * norm_sq) {
+        let tail = (norm_sq - now).max(f64::EPSILON * norm_sq);
+        let gain = (now - captured).max(0.0);
+        let share = (gain / gained).min(0.95);
+        if round > 0 && gain * share / (1.0 - share) <= KRYLOV_TOLERANCE * tail {
             let mut squares = values.slice(s![..cap]).to_vec();
-            squares.push(tail);
-            let rank = pick_rank(
-                &squares,
-                Keep {
-                    cap,
-                    tail_sq: keep.tail_sq,
-                },
-            )
-            .min(cap);
-            let w = vectors.slice(s![.., ..rank]);
-            let (q, b) = (mm(basis.view(), w), mm(w.t(), images.view()));
-            let tail_sq = (norm_sq - values.iter().take(rank).sum::<f64>()).max(0.0);
-            return Ok(Some(Range {
-                q: narrow(&q),
-                b: narrow(&b),
-                tail_sq,
-            }));
+            squares.push((norm_sq - now).max(0.0));
+            let keep = Keep { cap, ..keep };
+            let rank = pick_rank(&squares, keep).min(cap);
+            let q = mm(
+                basis.view(),
+                narrow(&vectors.slice(s![.., ..rank]).to_owned()).view(),
+            );
+            return Ok(Some(project_exactly(q.view(), a, norm_sq)));
         }
-        captured = now;
+        (captured, gained) = (now, gain);
+        next = orthonormal_against(basis.view(), next);
+        let best = narrow::<T>(&vectors.slice(s![.., ..block.min(values.len())]).to_owned());
+        basis = mm(basis.view(), best.view());
+        images = mm(best.t(), images.view());
     }
     Ok(None)
 }
 
+/// The projection onto the columns of `q`, made orthonormal in `f64`, and the energy it leaves.
+fn project_exactly<T: Real>(q: ArrayView2<'_, T>, a: ArrayView2<'_, T>, norm_sq: f64) -> Range<T> {
+    let (q, _) = qr(widen(q).view());
+    let b = project_wide(q.view(), a);
+    let mut tail_sq = norm_sq - b.iter().map(|x| x * x).sum::<f64>();
+    if tail_sq < CANCELLATION * norm_sq {
+        tail_sq = residual_sq(q.view(), b.view(), a);
+    }
+    Range {
+        q: narrow(&q),
+        b: narrow(&b),
+        tail_sq,
+    }
+}
+
+/// `||a - q b||²`, strip by strip.
+fn residual_sq<T: Real>(
+    q: ArrayView2<'_, f64>,
+    b: ArrayView2<'_, f64>,
+    a: ArrayView2<'_, T>,
+) -> f64 {
+    let n = a.ncols();
+    let width = strip(a.nrows()).max(64);
+    let strips: Vec<f64> = (0..n.div_ceil(width))
+        .into_par_iter()
+        .map(|k| {
+            let part = k * width..((k + 1) * width).min(n);
+            let rest = widen(a.slice(s![.., part.clone()])) - mm(q, b.slice(s![.., part]));
+            rest.iter().map(|x| x * x).sum::<f64>()
+        })
+        .collect();
+    strips.iter().sum()
+}
+
 /// Orthonormal columns spanning `y` minus its part in the orthonormal `basis`.
-fn orthonormal_against(basis: ArrayView2<'_, f64>, mut y: Array2<f64>) -> Array2<f64> {
+fn orthonormal_against<T: Real>(basis: ArrayView2<'_, T>, mut y: Array2<T>) -> Array2<T> {
     for _ in 0..2 {
         if basis.ncols() > 0 {
             let overlap = mm(basis.t(), y.view());
@@ -289,7 +328,7 @@ pub(crate) fn gram_rows<T: Real>(a: ArrayView2<'_, T>) -> Array2<f64> {
         .map(|part| {
             let mut sum = Array2::zeros((m, m));
             let end = ((part + 1) * per_part).min(n);
-            let width = if parts == 1 { 4096 } else { strip(m) };
+            let width = if parts == 1 { 512 } else { strip(m) };
             for from in (part * per_part..end).step_by(width) {
                 let to = (from + width).min(end);
                 let chunk = widen(a.slice(s![.., from..to]));
