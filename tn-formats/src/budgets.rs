@@ -5,6 +5,7 @@ use quant_core::{Bits, QuantScheme};
 
 use crate::compensate::restore;
 use crate::error::Result;
+use crate::fold::CoreWeight;
 use crate::gauge::{Rotation, rotate, symmetric};
 use crate::linalg::mm;
 use crate::quantizer::quantize_values;
@@ -71,7 +72,10 @@ fn costs(
     shapes: &[Vec<usize>],
     scheme: QuantScheme,
 ) -> Result<Vec<Vec<(f64, usize)>>> {
-    let cores = train.cores().iter().zip(shapes).zip(environments(train));
+    let white: Vec<_> = (train.cores().iter())
+        .map(|c| CoreWeight::none(c.mode()))
+        .collect();
+    let cores = (train.cores().iter().zip(shapes)).zip(environments(train, &white));
     cores
         .map(|((core, shape), (left, right))| {
             let cost = |&bits: &Bits| {

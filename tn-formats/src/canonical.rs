@@ -104,7 +104,7 @@ impl<T: Real> TensorTrain<T> {
 }
 
 /// Makes core k left-orthogonal and multiplies the triangle into core k + 1.
-fn push_right<T: Real>(cores: &mut [TtCore<T>], k: usize) {
+pub(crate) fn push_right<T: Real>(cores: &mut [TtCore<T>], k: usize) {
     let (r, n, _) = cores[k].view().dim();
     let (_, next, end) = cores[k + 1].view().dim();
     let (q, triangle) = qr(cores[k].left_unfolding());
@@ -115,7 +115,7 @@ fn push_right<T: Real>(cores: &mut [TtCore<T>], k: usize) {
 }
 
 /// Makes core k right-orthogonal and multiplies the triangle into core k - 1.
-fn push_left<T: Real>(cores: &mut [TtCore<T>], k: usize) {
+pub(crate) fn push_left<T: Real>(cores: &mut [TtCore<T>], k: usize) {
     let (_, n, end) = cores[k].view().dim();
     let (r, previous, _) = cores[k - 1].view().dim();
     let (q, triangle) = qr(cores[k].right_unfolding().t());

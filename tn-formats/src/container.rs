@@ -5,6 +5,7 @@ mod read;
 mod write;
 
 use crate::matrix::TtMatrix;
+use crate::npy::NpyArray;
 use crate::quantized::{QuantizedTensorTrain, QuantizedTtMatrix, QuantizedTucker};
 use crate::train::TensorTrain;
 use crate::tucker::Tucker;
@@ -49,6 +50,36 @@ pub enum Container {
     QuantizedTtMatrix(QuantizedTtMatrix),
     /// A quantized Tucker network.
     QuantizedTucker(QuantizedTucker),
+}
+
+impl Container {
+    /// `tensor_train`, `tt_matrix` or `tucker`, as FORMAT.md has it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::TensorTrain(_) | Self::TensorTrainF64(_) | Self::QuantizedTensorTrain(_) => {
+                "tensor_train"
+            }
+            Self::TtMatrix(_) | Self::TtMatrixF64(_) | Self::QuantizedTtMatrix(_) => "tt_matrix",
+            Self::Tucker(_) | Self::TuckerF64(_) | Self::QuantizedTucker(_) => "tucker",
+        }
+    }
+
+    /// The dense array, in double precision where the cores are.
+    pub fn to_dense(&self) -> NpyArray {
+        match self {
+            Self::TensorTrain(train) => NpyArray::F32(train.to_dense()),
+            Self::TensorTrainF64(train) => NpyArray::F64(train.to_dense()),
+            Self::TtMatrix(matrix) => NpyArray::F32(matrix.to_dense().into_dyn()),
+            Self::TtMatrixF64(matrix) => NpyArray::F64(matrix.to_dense().into_dyn()),
+            Self::Tucker(tucker) => NpyArray::F32(tucker.to_dense()),
+            Self::TuckerF64(tucker) => NpyArray::F64(tucker.to_dense()),
+            Self::QuantizedTensorTrain(train) => NpyArray::F32(train.dequantize().to_dense()),
+            Self::QuantizedTtMatrix(matrix) => {
+                NpyArray::F32(matrix.dequantize().to_dense().into_dyn())
+            }
+            Self::QuantizedTucker(tucker) => NpyArray::F32(tucker.dequantize().to_dense()),
+        }
+    }
 }
 
 macro_rules! impl_from {

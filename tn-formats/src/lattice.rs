@@ -1,10 +1,11 @@
 //! Rounding one core to its grid under the metric its neighbours give it.
 
 use ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis, s};
-use quant_core::{Groups, QuantParams, QuantizedTensor};
+use quant_core::{Groups, QuantParams};
 use rayon::prelude::*;
 
 use crate::error::Result;
+use crate::fold::Fold;
 use crate::linalg::{Threads, cholesky, gemm_with, mm, solve_cholesky};
 use crate::scalar::Real;
 
@@ -54,27 +55,28 @@ impl Metric {
         )
     }
 
-    /// Rounds `target` to the grid of `params`, feeding the error of each element to those after it (Babai's nearest
-    /// plane; with one side the identity, the column order of GPTQ).
+    /// Rounds `target` to `grid`, feeding the error of each element to those after it: over both sides (Babai's nearest
+    /// plane), over one as GPTQ goes through the columns, or not at all. The codes in the order they are stored.
     ///
     /// # Source
     /// Babai 1986, Combinatorica 6; Frantar et al. 2022, arXiv 2210.17323.
     pub(crate) fn round(
         &self,
         target: ArrayView3<'_, f64>,
-        shape: &[usize],
-        params: QuantParams,
-    ) -> Result<QuantizedTensor> {
+        grid: &Grid,
+        fold: &Fold,
+        feed: Feed,
+    ) -> Vec<i32> {
         let (r, n, e) = target.dim();
-        let grid = Grid::new(shape, &params)?;
+        let factor = |side: &Array2<f64>, fed: bool| match fed {
+            true => unit_columns(side),
+            false => Array2::eye(side.nrows()),
+        };
+        let left = factor(&self.left_factor, matches!(feed, Feed::Both | Feed::Left));
+        let right = factor(&self.right_factor, matches!(feed, Feed::Both | Feed::Right));
         // The longer side runs innermost; with the sides swapped the same plane is walked in the other order.
         let swap = r > e;
-        let (outer, inner) = if swap {
-            (&self.right_factor, &self.left_factor)
-        } else {
-            (&self.left_factor, &self.right_factor)
-        };
-        let (outer, inner) = (unit_columns(outer), unit_columns(inner));
+        let (outer, inner) = if swap { (right, left) } else { (left, right) };
         // Rows by columns by slices, so that what is done to a column is done to many slices at once.
         let target = match swap {
             true => target.permuted_axes([2, 0, 1]),
@@ -82,7 +84,7 @@ impl Metric {
         };
         let at = |a: usize, b: usize, j: usize| {
             let (i, k) = if swap { (b, a) } else { (a, b) };
-            (i * n + j) * e + k
+            fold.index(i, j, k)
         };
         let starts: Vec<usize> = (0..n).step_by(SLICES).collect();
         let parts: Vec<Vec<i32>> = starts
@@ -103,8 +105,17 @@ impl Metric {
                 flat[at(row / cols, row % cols, from + j)] = code;
             }
         }
-        Ok(QuantizedTensor::from_codes(shape, params, &flat)?)
+        flat
     }
+}
+
+/// Where an element's rounding error goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Feed {
+    None,
+    Left,
+    Right,
+    Both,
 }
 
 /// Slices rounded together.
@@ -173,7 +184,8 @@ fn round_slices(
     codes
 }
 
-fn two_sided(
+/// `left` on the first axis, `right` on the last.
+pub(crate) fn two_sided(
     x: ArrayView3<'_, f64>,
     left: impl Fn(ArrayView2<'_, f64>) -> Array2<f64>,
     right: impl Fn(ArrayView2<'_, f64>) -> Array2<f64>,
@@ -202,8 +214,8 @@ fn unit_columns(l: &Array2<f64>) -> Array2<f64> {
     )
 }
 
-/// Step and origin of every element's grid.
-struct Grid {
+/// Step and origin of every element's grid, elements in the order they are stored.
+pub(crate) struct Grid {
     /// Step, its inverse and the zero point, group by group.
     groups: Vec<(f64, f64, f64)>,
     /// The group of every element, where there are several.
@@ -216,7 +228,7 @@ struct Grid {
 const ROUND: f64 = 6_755_399_441_055_744.0;
 
 impl Grid {
-    fn new(shape: &[usize], params: &QuantParams) -> Result<Self> {
+    pub(crate) fn new(shape: &[usize], params: &QuantParams) -> Result<Self> {
         let scheme = params.scheme();
         let layout = Groups::new(shape, scheme.granularity())?;
         let scales = params.scales().iter().map(|s| s.widen());
@@ -236,7 +248,7 @@ impl Grid {
 
     /// The code nearest to `x` and its value.
     #[inline]
-    fn nearest(&self, index: usize, x: f64) -> (i32, f64) {
+    pub(crate) fn nearest(&self, index: usize, x: f64) -> (i32, f64) {
         let group = self.group_of.get(index).map_or(0, |&g| g as usize);
         let (step, inverse, zero) = self.groups[group];
         let steps = (x * inverse).clamp(self.min - zero, self.max - zero);

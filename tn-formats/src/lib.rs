@@ -8,18 +8,22 @@
 //! Physicists call a tensor train an MPS (matrix product state), a matrix train an MPO (matrix product operator) and a rank
 //! a bond dimension.
 
+mod admm;
 mod algebra;
 mod budgets;
 mod canonical;
 mod compensate;
 mod container;
+mod convert;
 mod decompose;
 mod error;
 mod fit;
+mod fold;
 mod gauge;
 mod lattice;
 pub mod linalg;
 mod matrix;
+mod matrix_algebra;
 mod modes;
 pub mod npy;
 mod plan;
@@ -39,6 +43,7 @@ mod tucker_gauge;
 mod weighted;
 
 pub use canonical::Vidal;
+pub use compensate::CoreRounding;
 pub use container::Container;
 pub use error::{Error, Result};
 pub use fit::Refinement;

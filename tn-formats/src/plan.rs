@@ -1,6 +1,6 @@
 //! In which order a matrix train meets its inputs.
 
-use crate::matrix::TtMatrix;
+use crate::matrix::{TtMatrix, TtMatrixCore};
 use crate::modes::Layout;
 use crate::scalar::Real;
 
@@ -14,7 +14,8 @@ pub enum ContractionOrder {
     Dense,
 }
 
-/// What multiplying a batch with a matrix train costs, in the cheapest order.
+/// What multiplying with a matrix train costs: a batch in the cheapest order ([`TtMatrix::plan`]), another train
+/// ([`TtMatrix::plan_product`]).
 ///
 /// ```
 /// use ndarray::Array2;
@@ -35,6 +36,14 @@ pub struct ContractionPlan {
 }
 
 impl ContractionPlan {
+    pub(crate) fn new(order: ContractionOrder, flops: usize, peak_scratch: usize) -> Self {
+        Self {
+            order,
+            flops,
+            peak_scratch,
+        }
+    }
+
     /// The order.
     pub fn order(&self) -> ContractionOrder {
         self.order
@@ -105,24 +114,8 @@ impl<T: Real> TtMatrix<T> {
 
     /// Merging each half of a split train.
     fn half_flops(&self) -> usize {
-        let inputs = self.col_modes().len();
-        let (mut flops, mut size) = (0, 1);
-        for (k, core) in self.cores()[..inputs].iter().enumerate() {
-            let [_, m, n, s] = core.shape();
-            flops += if k == 0 {
-                0
-            } else {
-                2 * size * core.left_rank() * m * n * s
-            };
-            size *= m * n;
-        }
-        let mut size = 1;
-        for (k, core) in self.cores()[inputs..].iter().rev().enumerate() {
-            let [r, m, n, s] = core.shape();
-            flops += if k == 0 { 0 } else { 2 * r * m * n * s * size };
-            size *= m * n;
-        }
-        flops
+        let (inputs, outputs) = self.cores().split_at(self.col_modes().len());
+        left_flops(inputs) + right_flops(outputs)
     }
 
     /// Merging all cores into the dense matrix, the two halves last.
@@ -141,4 +134,28 @@ impl<T: Real> TtMatrix<T> {
         let (rows, cols) = self.shape();
         flops + 2 * rows * cols * self.ranks()[half]
     }
+}
+
+/// Merging neighbouring cores from the left.
+pub(crate) fn left_flops<T: Real>(cores: &[TtMatrixCore<T>]) -> usize {
+    merge(cores.iter())
+}
+
+/// Merging neighbouring cores from the right.
+pub(crate) fn right_flops<T: Real>(cores: &[TtMatrixCore<T>]) -> usize {
+    merge(cores.iter().rev())
+}
+
+/// `cores` in the order of merging.
+fn merge<'a, T: Real>(cores: impl Iterator<Item = &'a TtMatrixCore<T>>) -> usize {
+    let (mut flops, mut size) = (0, 1);
+    for (k, core) in cores.enumerate() {
+        flops += if k == 0 {
+            0
+        } else {
+            2 * size * core.as_slice().len()
+        };
+        size *= core.row_mode() * core.col_mode();
+    }
+    flops
 }

@@ -1,14 +1,17 @@
 //! From float cores to quantized ones, and back.
 
+use ndarray::ArrayView2;
 use quant_core::{QuantScheme, QuantizedTensor};
 
 use crate::budgets;
+use crate::compensate::CoreRounding;
 use crate::error::{Error, Result};
+use crate::fold::InputNorm;
 use crate::gauge::{Gauge, Rotation};
 use crate::matrix::TtMatrix;
 use crate::quantized::{QuantizedTensorTrain, QuantizedTtMatrix, QuantizedTucker};
 use crate::scalar::Real;
-use crate::strategy::{Outcome, QuantizationError, Strategy, quantize_cores};
+use crate::strategy::{Outcome, Plan, QuantizationError, Strategy, quantize_cores};
 use crate::train::TensorTrain;
 use crate::tucker::Tucker;
 
@@ -42,9 +45,10 @@ use crate::tucker::Tucker;
 #[derive(Debug, Clone)]
 pub struct TtQuantizer {
     scheme: QuantScheme,
-    each: Option<Vec<QuantScheme>>,
     strategy: Strategy,
+    rounding: CoreRounding,
     budget: Option<usize>,
+    each: Option<Vec<QuantScheme>>,
 }
 
 impl TtQuantizer {
@@ -53,9 +57,10 @@ impl TtQuantizer {
     pub fn new(scheme: QuantScheme) -> Self {
         Self {
             scheme,
-            each: None,
             strategy: Strategy::Independent,
+            rounding: CoreRounding::default(),
             budget: None,
+            each: None,
         }
     }
 
@@ -71,6 +76,13 @@ impl TtQuantizer {
     #[must_use]
     pub fn with_strategy(mut self, strategy: Strategy) -> Self {
         self.strategy = strategy;
+        self
+    }
+
+    /// Another way of rounding a core in [`Strategy::Compensated`].
+    #[must_use]
+    pub fn with_rounding(mut self, rounding: CoreRounding) -> Self {
+        self.rounding = rounding;
         self
     }
 
@@ -130,7 +142,7 @@ impl TtQuantizer {
                 .map(|c| c.view().shape().to_vec())
                 .collect()
         };
-        let outcome = self.run(&train.cast(), &shapes)?;
+        let outcome = self.run(&train.cast(), &shapes, None)?;
         let cores = QuantizedTensorTrain::from_cores(outcome.cores)?;
         Ok((cores, outcome.error))
     }
@@ -151,7 +163,61 @@ impl TtQuantizer {
         &self,
         train: &TtMatrix<T>,
     ) -> Result<(QuantizedTtMatrix, QuantizationError)> {
-        let outcome = self.run_matrix(train)?;
+        let outcome = self.run_matrix(train, None)?;
+        let codes = QuantizedTtMatrix::from_cores(train.modes().clone(), outcome.cores)?;
+        Ok((codes, outcome.error))
+    }
+
+    /// Quantizes a matrix train for the inputs it will see: what counts is `E ||(W - W~) x||²`, given the second moment
+    /// `C = E[x xᵀ]`. The error is relative in the norm `tr(W C Wᵀ)^(1/2)`.
+    ///
+    /// # Shapes
+    /// `second_moment` is `[N, N]` for a matrix of N columns.
+    ///
+    /// # Numerics
+    /// The norm that is compared is exact, by dense matrices in `f64`. Cores are solved for and rounded under the closest
+    /// product of one factor per column mode (with two split cores: C itself). [`Strategy::Compensated`] tries the plain
+    /// norm too and takes what is better in the weighted one.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] and [`Error::NotFinite`] for the second moment, else as [`TtQuantizer::quantize`].
+    ///
+    /// ```
+    /// use ndarray::Array2;
+    /// use quant_core::{Bits, QuantScheme};
+    /// use tn_formats::{MatrixModes, Strategy, Truncation, TtMatrix, TtQuantizer};
+    /// let w = Array2::from_shape_fn((24, 20), |(i, j)| ((i * j) as f64 * 0.3).sin());
+    /// let c = Array2::from_diag(&ndarray::Array1::from_shape_fn(20, |k| 0.5f64.powi(k as i32)));
+    /// let modes = MatrixModes::low_rank(24, 20)?;
+    /// let (train, _) = TtMatrix::decompose(w.view(), &modes, &Truncation::MaxRank(8))?;
+    /// let quantizer = TtQuantizer::new(QuantScheme::symmetric(Bits::B3)).with_strategy(Strategy::BEST);
+    /// let (_, aware) = quantizer.quantize_matrix_weighted(&train, c.view())?;
+    /// let (plain, _) = quantizer.quantize_matrix_measured(&train)?;
+    /// let difference = plain.dequantize().cast::<f64>().to_dense() - train.to_dense();
+    /// let size = |m: &Array2<f64>| (&m.dot(&c) * m).sum().sqrt();
+    /// assert!(aware.relative < size(&difference) / size(&train.to_dense()));
+    /// # Ok::<(), tn_formats::Error>(())
+    /// ```
+    pub fn quantize_matrix_weighted<T: Real>(
+        &self,
+        train: &TtMatrix<T>,
+        second_moment: ArrayView2<'_, f64>,
+    ) -> Result<(QuantizedTtMatrix, QuantizationError)> {
+        let (_, n) = train.shape();
+        if second_moment.dim() != (n, n) {
+            return Err(Error::Shape {
+                what: "second moment",
+                expected: vec![n, n],
+                found: second_moment.shape().to_vec(),
+            });
+        }
+        if second_moment.iter().any(|x| !x.is_finite()) {
+            return Err(Error::NotFinite {
+                what: "second moment",
+            });
+        }
+        let norm = InputNorm::new(&train.cast(), second_moment.to_owned());
+        let outcome = self.run_matrix(train, Some(&norm))?;
         let codes = QuantizedTtMatrix::from_cores(train.modes().clone(), outcome.cores)?;
         Ok((codes, outcome.error))
     }
@@ -162,10 +228,14 @@ impl TtQuantizer {
     /// # Errors
     /// As [`TtQuantizer::quantize`].
     pub fn compare_matrix<T: Real>(&self, train: &TtMatrix<T>) -> Result<Vec<QuantizationError>> {
-        Ok(self.run_matrix(train)?.tried)
+        Ok(self.run_matrix(train, None)?.tried)
     }
 
-    fn run_matrix<T: Real>(&self, train: &TtMatrix<T>) -> Result<Outcome> {
+    fn run_matrix<T: Real>(
+        &self,
+        train: &TtMatrix<T>,
+        norm: Option<&InputNorm>,
+    ) -> Result<Outcome> {
         let modes = train.modes().core_modes();
         let shapes = |t: &TensorTrain<f64>| {
             let cores = t.cores().iter().zip(&modes);
@@ -173,31 +243,27 @@ impl TtQuantizer {
                 .map(|(c, &(m, n))| vec![c.left_rank(), m, n, c.right_rank()])
                 .collect()
         };
-        self.run(&train.to_train().cast(), &shapes)
+        self.run(&train.to_train().cast(), &shapes, norm)
     }
 
     fn run(
         &self,
         train: &TensorTrain<f64>,
         shapes: &dyn Fn(&TensorTrain<f64>) -> Vec<Vec<usize>>,
+        norm: Option<&InputNorm>,
     ) -> Result<Outcome> {
+        let plan = Plan {
+            strategy: self.strategy,
+            rounding: self.rounding,
+            norm,
+        };
         let Some(bytes) = self.budget else {
-            let schemes = match &self.each {
-                Some(each) if each.len() != train.order() => {
-                    return Err(Error::Length {
-                        what: "schemes of a train's cores",
-                        expected: train.order(),
-                        found: each.len(),
-                    });
-                }
-                Some(each) => each.clone(),
-                None => vec![self.scheme; train.order()],
-            };
-            return quantize_cores(train, shapes, &schemes, self.strategy);
+            let schemes = schemes_of(self.scheme, self.each.as_deref(), train.order())?;
+            return quantize_cores(train, shapes, &schemes, &plan);
         };
         let mut best: Option<Outcome> = None;
         for schemes in budgets::schemes_within(train, shapes, self.scheme, self.strategy, bytes)? {
-            let candidate = quantize_cores(train, shapes, &schemes, self.strategy)?;
+            let candidate = quantize_cores(train, shapes, &schemes, &plan)?;
             if best
                 .as_ref()
                 .is_none_or(|b| candidate.error.relative < b.error.relative)
@@ -229,6 +295,7 @@ impl TtQuantizer {
 pub struct TuckerQuantizer {
     scheme: QuantScheme,
     strategy: Strategy,
+    each: Option<Vec<QuantScheme>>,
 }
 
 impl TuckerQuantizer {
@@ -237,7 +304,15 @@ impl TuckerQuantizer {
         Self {
             scheme,
             strategy: Strategy::Independent,
+            each: None,
         }
+    }
+
+    /// A scheme for the core, then one for each factor, in place of the one for all.
+    #[must_use]
+    pub fn with_part_schemes(mut self, schemes: Vec<QuantScheme>) -> Self {
+        self.each = Some(schemes);
+        self
     }
 
     /// The same quantizer with another strategy, never worse than [`Strategy::Independent`]. For a Tucker network
@@ -303,17 +378,32 @@ impl TuckerQuantizer {
     }
 
     fn independent<T: Real>(&self, tucker: &Tucker<T>) -> Result<QuantizedTucker> {
-        let core = tucker.core();
+        let (core, factors) = (tucker.core(), tucker.factors());
+        let schemes = schemes_of(self.scheme, self.each.as_deref(), factors.len() + 1)?;
         let values = core.as_slice().expect("a core is row-major");
-        let quantized = quantize_values(values, core.shape(), &self.scheme)?;
-        let factors = tucker.factors().iter().map(|f| {
-            quantize_values(
-                f.as_slice().expect("a factor is row-major"),
-                f.shape(),
-                &self.scheme,
-            )
+        let quantized = quantize_values(values, core.shape(), &schemes[0])?;
+        let factors = factors.iter().zip(&schemes[1..]).map(|(f, scheme)| {
+            let values = f.as_slice().expect("a factor is row-major");
+            quantize_values(values, f.shape(), scheme)
         });
         QuantizedTucker::from_parts(quantized, factors.collect::<Result<_>>()?)
+    }
+}
+
+/// One scheme for each of `parts` cores or factors.
+fn schemes_of(
+    all: QuantScheme,
+    each: Option<&[QuantScheme]>,
+    parts: usize,
+) -> Result<Vec<QuantScheme>> {
+    match each {
+        None => Ok(vec![all; parts]),
+        Some(each) if each.len() == parts => Ok(each.to_vec()),
+        Some(each) => Err(Error::Length {
+            what: "schemes",
+            expected: parts,
+            found: each.len(),
+        }),
     }
 }
 

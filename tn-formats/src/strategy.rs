@@ -4,8 +4,9 @@ use ndarray::Array2;
 use quant_core::{QuantScheme, QuantizedTensor};
 
 use crate::algebra::{step_left, step_right};
-use crate::compensate::{Compensation, restore};
-use crate::error::Result;
+use crate::compensate::{Compensation, CoreRounding, Task, restore};
+use crate::error::{Error, Result};
+use crate::fold::{CoreWeight, InputNorm};
 use crate::gauge::{Gauge, Rotation, rotate, symmetric};
 use crate::quantizer::quantize_values;
 use crate::train::{TensorTrain, TtCore};
@@ -53,37 +54,72 @@ pub(crate) struct Outcome {
     pub(crate) tried: Vec<QuantizationError>,
 }
 
+/// How [`quantize_cores`] goes about it.
+pub(crate) struct Plan<'a> {
+    pub(crate) strategy: Strategy,
+    pub(crate) rounding: CoreRounding,
+    /// What errors are measured in; the Frobenius norm without one.
+    pub(crate) norm: Option<&'a InputNorm>,
+}
+
 /// Quantizes the cores of `train` to `shapes`, one scheme per core.
 pub(crate) fn quantize_cores(
     train: &TensorTrain<f64>,
     shapes: &dyn Fn(&TensorTrain<f64>) -> Vec<Vec<usize>>,
     schemes: &[QuantScheme],
-    strategy: Strategy,
+    plan: &Plan<'_>,
 ) -> Result<Outcome> {
+    let strategy = plan.strategy;
+    let white: Vec<CoreWeight> = train
+        .cores()
+        .iter()
+        .map(|c| CoreWeight::none(c.mode()))
+        .collect();
+    let weights = plan.norm.map_or(&white[..], |norm| &norm.weights);
     let norm_sq = train.dot(train)?;
-    let norm = norm_sq.sqrt();
-    let relative = |error: f64| if norm > 0.0 { error / norm } else { 0.0 };
-    // By overlaps: the cancellation leaves a relative floor near 1e-8, far below any rounding to codes.
-    let distance = |other: &TensorTrain<f64>| -> Result<f64> {
-        let square = norm_sq - 2.0 * train.dot(other)? + other.dot(other)?;
-        Ok(relative(square.max(0.0).sqrt()))
+    let relative = |square: f64, of: f64| {
+        if of > 0.0 {
+            (square.max(0.0) / of).sqrt()
+        } else {
+            0.0
+        }
     };
-    let plain = |start: &TensorTrain<f64>, used: Strategy| -> Result<_> {
+    // By overlaps: the cancellation leaves a relative floor near 1e-8, far below any rounding to codes.
+    let distance = |other: TensorTrain<f64>| -> Result<f64> {
+        if let Some(norm) = plan.norm {
+            return Ok(norm.relative(other));
+        }
+        let square = norm_sq - 2.0 * train.dot(&other)? + other.dot(&other)?;
+        Ok(relative(square, norm_sq))
+    };
+    let weighed: Vec<_> = train
+        .cores()
+        .iter()
+        .zip(weights)
+        .map(|(core, weight)| weight.weigh(core))
+        .collect();
+    let weighed_sq = train
+        .cores()
+        .iter()
+        .zip(&weighed)
+        .fold(Array2::ones((1, 1)), |overlap, (core, weighed)| {
+            step_right(overlap, core, weighed)
+        })[[0, 0]];
+    let judged = |start: &TensorTrain<f64>, quantized: Vec<QuantizedTensor>, used: Strategy| {
+        let error = QuantizationError {
+            relative: distance(restored(start, &quantized))?,
+            predicted: relative(predicted_sq(start, &quantized, weights), weighed_sq),
+            used,
+        };
+        Ok::<_, Error>((quantized, error))
+    };
+    let plain = |start: &TensorTrain<f64>, used: Strategy| {
         let shapes = shapes(start);
         let cores = start.cores().iter().zip(&shapes).zip(schemes);
         let quantized = cores
             .map(|((c, shape), s)| quantize_values(c.as_slice(), shape, s))
             .collect::<Result<Vec<_>>>()?;
-        let predicted = relative(predicted_error(start, &quantized)?);
-        let relative = distance(&restored(start, &quantized))?;
-        Ok((
-            quantized,
-            QuantizationError {
-                relative,
-                predicted,
-                used,
-            },
-        ))
+        judged(start, quantized, used)
     };
     let mut best = plain(train, Strategy::Independent)?;
     let mut tried = vec![best.1];
@@ -104,18 +140,21 @@ pub(crate) fn quantize_cores(
             let start = rotate(even, rotation);
             offer(plain(&start, Strategy::Gauge(Gauge::Rotated(rotation)))?);
             let core_shapes = shapes(&start);
-            let run = Compensation::new(train, norm_sq, start.clone(), &core_shapes, schemes);
-            let quantized = run.run(sweeps)?;
-            let predicted = relative(predicted_error(&start, &quantized)?);
-            let relative = distance(&restored(&start, &quantized))?;
-            offer((
-                quantized,
-                QuantizationError {
-                    relative,
-                    predicted,
-                    used: strategy,
-                },
-            ));
+            let compensated = |weights: &[CoreWeight]| {
+                let task = Task {
+                    target: train,
+                    shapes: &core_shapes,
+                    schemes,
+                    weights,
+                    rounding: plan.rounding,
+                };
+                let quantized = Compensation::new(task, start.clone()).run(sweeps)?;
+                judged(&start, quantized, strategy)
+            };
+            offer(compensated(&white)?);
+            if plan.norm.is_some() {
+                offer(compensated(weights)?);
+            }
         }
     }
     let (cores, error) = best;
@@ -138,46 +177,43 @@ fn restored(like: &TensorTrain<f64>, cores: &[QuantizedTensor]) -> TensorTrain<f
     TensorTrain::from_parts(cores.collect())
 }
 
-/// `||X - Y||` if every element of core k had independent noise of variance step²/12: the square root of
+/// `||X - Y||²` if every element of core k had independent noise of variance step²/12:
 /// `sum_k n_k (mean step_k²) / 12 tr(L_k) tr(R_k)`, with the Gram matrices L and R of what stands left and right of core k.
-///
-/// # Errors
-/// As [`crate::TensorTrain::distance`].
-fn predicted_error(train: &TensorTrain<f64>, cores: &[QuantizedTensor]) -> Result<f64> {
-    let amplification = amplifications(train);
-    let square: f64 = cores
-        .iter()
-        .zip(amplification)
-        .map(|(q, a)| {
+fn predicted_sq(
+    train: &TensorTrain<f64>,
+    cores: &[QuantizedTensor],
+    weights: &[CoreWeight],
+) -> f64 {
+    let traces = environments(train, weights)
+        .into_iter()
+        .map(|(l, r)| l.diag().sum() * r.diag().sum());
+    let cores = cores.iter().zip(train.cores()).zip(traces);
+    cores
+        .map(|((q, core), trace)| {
             let scales = q.params().scales();
             let mean = scales.iter().map(|&s| f64::from(s).powi(2)).sum::<f64>()
                 / scales.len().max(1) as f64;
-            a * mean / 12.0
+            // The factors of the weights have mean diagonal 1.
+            core.mode() as f64 * trace * mean / 12.0
         })
-        .sum();
-    Ok(square.sqrt())
+        .sum()
 }
 
-/// By how much unit noise in the elements of each core grows in the tensor: `n_k tr(L_k) tr(R_k)`.
-fn amplifications(train: &TensorTrain<f64>) -> Vec<f64> {
-    let modes = train.cores().iter().map(TtCore::mode);
-    let traces = environments(train)
-        .into_iter()
-        .map(|(l, r)| l.diag().sum() * r.diag().sum());
-    modes.zip(traces).map(|(n, t)| n as f64 * t).collect()
-}
-
-/// Gram matrices of what stands left and right of every core.
-pub(crate) fn environments(train: &TensorTrain<f64>) -> Vec<(Array2<f64>, Array2<f64>)> {
+/// Gram matrices of what stands left and right of every core, each core weighed.
+pub(crate) fn environments(
+    train: &TensorTrain<f64>,
+    weights: &[CoreWeight],
+) -> Vec<(Array2<f64>, Array2<f64>)> {
     let cores = train.cores();
+    let weighed: Vec<_> = cores.iter().zip(weights).map(|(c, w)| w.weigh(c)).collect();
     let mut right = vec![Array2::ones((1, 1)); cores.len()];
     for k in (1..cores.len()).rev() {
-        right[k - 1] = step_left(right[k].clone(), &cores[k], &cores[k]);
+        right[k - 1] = step_left(right[k].clone(), &cores[k], &weighed[k]);
     }
     let mut left = Array2::ones((1, 1));
     let mut out = Vec::with_capacity(cores.len());
-    for (core, right) in cores.iter().zip(right) {
-        let next = step_right(left.clone(), core, core);
+    for ((core, weighed), right) in cores.iter().zip(&weighed).zip(right) {
+        let next = step_right(left.clone(), core, weighed);
         out.push((std::mem::replace(&mut left, next), right));
     }
     out

@@ -1,5 +1,7 @@
 //! Tucker networks.
 
+mod hooi;
+
 use ndarray::{Array2, Array3, ArrayD, ArrayView2, ArrayView3, ArrayViewD, Axis, IxDyn, s};
 
 use crate::error::{Error, Result, checked_product};
@@ -80,21 +82,8 @@ impl<T: Real> Tucker<T> {
         modes: &[usize],
         truncation: &Truncation,
     ) -> Result<(Self, Certificate)> {
+        check_modes(a.shape(), modes)?;
         let shape = a.shape().to_vec();
-        if shape.is_empty() || checked_product(&shape)? == 0 {
-            return Err(Error::Empty {
-                what: "array to decompose",
-            });
-        }
-        for (k, mode) in modes.iter().enumerate() {
-            if *mode >= shape.len() || modes[..k].contains(mode) {
-                return Err(Error::Parameter {
-                    what: "mode of a partial decomposition",
-                    expected: "an axis of the array, at most once",
-                    found: mode.to_string(),
-                });
-            }
-        }
         let epsilon = truncation.epsilon()?;
         let total_sq = norm_sq(a.view());
         if !total_sq.is_finite() {
@@ -102,18 +91,7 @@ impl<T: Real> Tucker<T> {
                 what: "array to decompose",
             });
         }
-        let caps = match truncation {
-            Truncation::Bytes(bytes) => {
-                let standard = a.as_standard_layout();
-                let spectrum =
-                    |&mode: &usize| Ok(eigh(mode_gram(standard.view(), mode).view())?.0.to_vec());
-                let values = modes.iter().map(spectrum).collect::<Result<Vec<_>>>()?;
-                ranks_within(&values, bytes / T::BYTES, |ranks| {
-                    tucker_size(&shape, modes, ranks)
-                })
-            }
-            other => other.caps(modes.len())?,
-        };
+        let caps = mode_caps(a.view(), modes, truncation)?;
         let rounding_sq = 4.0 * ((shape.len() + 1) as f64) * T::UNIT_ROUNDOFF.powi(2);
         let allowed_sq = ((epsilon * epsilon - rounding_sq) * total_sq).max(0.0);
 
@@ -139,109 +117,6 @@ impl<T: Real> Tucker<T> {
         }
         let certificate = Certificate::new(total_sq.sqrt(), epsilon, T::UNIT_ROUNDOFF, certificate);
         Ok((Self { core, factors }, certificate))
-    }
-
-    /// HOOI: every factor in turn recomputed from the array projected onto the others; from ST-HOSVD and from HOSVD, the
-    /// better end kept.
-    ///
-    /// # Shapes
-    /// As [`Tucker::decompose_modes`]; give all axes for a full decomposition.
-    ///
-    /// # Numerics
-    /// As [`Tucker::decompose`]. Sweeps end after `sweeps`, or when one lowers the error by less than 1e-8 of the norm; the
-    /// error never rises. The certificate has one entry, the error of the result. Ranks stay those of the start.
-    ///
-    /// # Errors
-    /// As [`Tucker::decompose_modes`].
-    ///
-    /// # Source
-    /// De Lathauwer, De Moor, Vandewalle 2000, SIAM J. Matrix Anal. Appl. 21(4), algorithm 4.2.
-    ///
-    /// ```
-    /// use ndarray::Array;
-    /// use tn_formats::{Truncation, Tucker};
-    /// let a = Array::from_shape_fn((8, 9, 10), |(i, j, k)| ((i * j + 3 * k) as f64).sin()).into_dyn();
-    /// let (_, start) = Tucker::decompose(a.view(), &Truncation::MaxRank(3))?;
-    /// let (_, refined) = Tucker::hooi(a.view(), &[0, 1, 2], &Truncation::MaxRank(3), 20)?;
-    /// assert!(refined.error() <= start.error());
-    /// # Ok::<(), tn_formats::Error>(())
-    /// ```
-    pub fn hooi(
-        a: ArrayViewD<'_, T>,
-        modes: &[usize],
-        truncation: &Truncation,
-        sweeps: u32,
-    ) -> Result<(Self, Certificate)> {
-        let (start, certificate) = Self::decompose_modes(a.view(), modes, truncation)?;
-        let standard = a.as_standard_layout();
-        let a = standard.view();
-        let total_sq = certificate.norm().powi(2);
-        let ranks = start.multilinear_ranks();
-        // The second start: every factor from the array itself (HOSVD).
-        let mut plain = start.clone();
-        for &mode in modes {
-            let keep = Keep {
-                cap: ranks[mode],
-                tail_sq: -1.0,
-            };
-            plain.factors[mode] = mode_basis(a.view(), mode, total_sq, keep)?.0;
-        }
-        plain.core = project(a.view(), &plain.factors, modes.iter().copied());
-        let plain_sq = (total_sq - norm_sq(plain.core.view())).max(0.0);
-        let first = start.sweep(
-            a.view(),
-            modes,
-            certificate.error().powi(2),
-            total_sq,
-            sweeps,
-        )?;
-        let second = plain.sweep(a.view(), modes, plain_sq, total_sq, sweeps)?;
-        let (tucker, error_sq) = if second.1 < first.1 { second } else { first };
-        let rank = ranks.iter().copied().max().unwrap_or(1);
-        let bond = BondCertificate {
-            rank,
-            discarded: error_sq.sqrt(),
-        };
-        let budget = truncation.epsilon()?;
-        Ok((
-            tucker,
-            Certificate::new(certificate.norm(), budget, T::UNIT_ROUNDOFF, vec![bond]),
-        ))
-    }
-
-    /// HOOI sweeps from this network, whose squared error is given; the network and its squared error.
-    fn sweep(
-        mut self,
-        a: ArrayViewD<'_, T>,
-        modes: &[usize],
-        mut error_sq: f64,
-        total_sq: f64,
-        sweeps: u32,
-    ) -> Result<(Self, f64)> {
-        let ranks = self.multilinear_ranks();
-        for _ in 0..sweeps {
-            let mut next = self.clone();
-            for &mode in modes {
-                let others = modes.iter().copied().filter(|&m| m != mode);
-                let projected = project(a.view(), &next.factors, others);
-                let keep = Keep {
-                    cap: ranks[mode],
-                    tail_sq: -1.0,
-                };
-                next.factors[mode] = mode_basis(projected.view(), mode, total_sq, keep)?.0;
-            }
-            next.core = project(a.view(), &next.factors, modes.iter().copied());
-            let next_sq = (total_sq - norm_sq(next.core.view())).max(0.0);
-            if next_sq >= error_sq {
-                break;
-            }
-            let gained = error_sq.sqrt() - next_sq.sqrt();
-            (self, error_sq) = (next, next_sq);
-            if gained <= 1e-8 * total_sq.sqrt() {
-                break;
-            }
-        }
-        Ok((self, error_sq))
     }
 
     /// The core, `[r_1, .., r_d]`.
@@ -318,6 +193,42 @@ pub(crate) fn check_tucker(
     }
     checked_product(core)?;
     checked_product(&factors.iter().map(|f| f.0).collect::<Vec<_>>()).map(drop)
+}
+
+/// Checks that `modes` are axes of an array of this shape, each at most once.
+fn check_modes(shape: &[usize], modes: &[usize]) -> Result<()> {
+    if shape.is_empty() || checked_product(shape)? == 0 {
+        return Err(Error::Empty {
+            what: "array to decompose",
+        });
+    }
+    for (k, mode) in modes.iter().enumerate() {
+        if *mode >= shape.len() || modes[..k].contains(mode) {
+            return Err(Error::Parameter {
+                what: "mode of a partial decomposition",
+                expected: "an axis of the array, at most once",
+                found: mode.to_string(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The cap of each of `modes`.
+fn mode_caps<T: Real>(
+    a: ArrayViewD<'_, T>,
+    modes: &[usize],
+    truncation: &Truncation,
+) -> Result<Vec<usize>> {
+    let Truncation::Bytes(bytes) = truncation else {
+        return truncation.caps(modes.len());
+    };
+    let standard = a.as_standard_layout();
+    let spectrum = |&mode: &usize| Ok(eigh(mode_gram(standard.view(), mode).view())?.0.to_vec());
+    let values = modes.iter().map(spectrum).collect::<Result<Vec<_>>>()?;
+    Ok(ranks_within(&values, bytes / T::BYTES, |ranks| {
+        tucker_size(a.shape(), modes, ranks)
+    }))
 }
 
 /// `a` times the transposed factors of some modes.

@@ -1,10 +1,9 @@
-//! Containers: what Python wrote is read, what was written here stays the same, and nothing broken gets in.
+//! Containers: what Python wrote is read, what was written here stays the same; `reader_memory.rs` tries what is broken.
 
 use std::fs;
 use std::path::PathBuf;
 
 use ndarray::ArrayD;
-use rand::{RngExt, SeedableRng};
 use tn_formats::Container;
 use tn_formats::npy::{NpyArray, read_npy};
 
@@ -15,18 +14,7 @@ fn data(name: &str) -> PathBuf {
 }
 
 fn dense(container: &Container) -> ArrayD<f32> {
-    match container {
-        Container::TensorTrain(t) => t.to_dense(),
-        Container::TensorTrainF64(t) => t.to_dense().mapv(|x| x as f32),
-        Container::TtMatrix(m) => m.to_dense().into_dyn(),
-        Container::TtMatrixF64(m) => m.to_dense().mapv(|x| x as f32).into_dyn(),
-        Container::Tucker(t) => t.to_dense(),
-        Container::TuckerF64(t) => t.to_dense().mapv(|x| x as f32),
-        Container::QuantizedTensorTrain(t) => t.dequantize().to_dense(),
-        Container::QuantizedTtMatrix(m) => m.dequantize().to_dense().into_dyn(),
-        Container::QuantizedTucker(t) => t.dequantize().to_dense(),
-        other => panic!("unknown kind {other:?}"),
-    }
+    container.to_dense().to_f32()
 }
 
 const FILES: [&str; 6] = [
@@ -71,50 +59,6 @@ fn writing_again_gives_the_same_bytes() {
         let mut again = Vec::new();
         container.write(&mut again).unwrap();
         assert_eq!(Container::read(&again).unwrap(), container, "{name}");
-    }
-}
-
-/// One change of a file that leaves it different.
-fn mutate(file: &[u8], rng: &mut rand_pcg::Pcg64Mcg) -> Vec<u8> {
-    let mut out = file.to_vec();
-    let at = rng.random_range(0..out.len());
-    match rng.random_range(0..8) {
-        0 | 1 => out[at] ^= 1 << rng.random_range(0..8),
-        2 | 3 => out[at] = rng.random(),
-        4 => out.truncate(at),
-        5 => out.insert(at, rng.random()),
-        6 => drop(out.remove(at)),
-        _ => {
-            let end = (at + rng.random_range(1..40)).min(out.len());
-            out[at..end].iter_mut().for_each(|b| *b = rng.random());
-        }
-    }
-    // A changed header length is the field a careless reader trusts most.
-    if rng.random_range(0..20) == 0 && out.len() >= 8 {
-        out[..8].copy_from_slice(&rng.random::<u64>().to_le_bytes());
-    }
-    out
-}
-
-#[test]
-fn a_hundred_thousand_mutations_are_errors() {
-    let files: Vec<Vec<u8>> = FILES
-        .iter()
-        .map(|name| fs::read(data(&format!("{name}.safetensors"))).unwrap())
-        .collect();
-    let mut rng = rand_pcg::Pcg64Mcg::seed_from_u64(2026);
-    let mut tried = 0;
-    while tried < 100_000 {
-        let file = &files[tried % files.len()];
-        let mutated = mutate(file, &mut rng);
-        if mutated == *file {
-            continue;
-        }
-        tried += 1;
-        assert!(
-            Container::read(&mutated).is_err(),
-            "mutation {tried} was read"
-        );
     }
 }
 

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use quant_core::{Bits, Granularity, QuantScheme};
 use rand::{RngExt, SeedableRng};
 use tn_formats::{
-    Gauge, Layout, MatrixModes, Rotation, Strategy, TensorTrain, Truncation, TtMatrix, TtQuantizer,
+    CoreRounding, Gauge, Layout, MatrixModes, Rotation, Strategy, TensorTrain, Truncation,
+    TtMatrix, TtQuantizer,
 };
 
 const GAUGES: [Gauge; 6] = [
@@ -172,4 +173,109 @@ fn the_comparison_starts_with_independent_and_holds_what_is_taken() {
     let (_, taken) = best.quantize_matrix_measured(&train).unwrap();
     assert!(tried.contains(&taken));
     assert!(tried.iter().all(|t| t.relative >= taken.relative));
+}
+
+/// `tr(M C Mᵀ)^(1/2)`.
+fn weighted(m: &ndarray::Array2<f64>, c: &ndarray::Array2<f64>) -> f64 {
+    (&m.dot(c) * m).sum().sqrt()
+}
+
+/// Second moment of inputs that a few directions dominate.
+fn second_moment(n: usize) -> ndarray::Array2<f64> {
+    let mut rng = rand_pcg::Pcg64Mcg::seed_from_u64(n as u64);
+    let x = ndarray::Array2::from_shape_fn((3 * n, n), |(_, j)| {
+        (rng.random::<f64>() - 0.4) / (1.0 + 0.3 * j as f64)
+    });
+    x.t().dot(&x) / (3 * n) as f64
+}
+
+#[test]
+fn every_rounding_of_cores_compensates() {
+    let train = train(&[16, 12, 20], 10, 4);
+    let quantizer = TtQuantizer::new(QuantScheme::symmetric(Bits::B4));
+    let (_, independent) = quantizer.quantize_measured(&train).unwrap();
+    let mut errors = Vec::new();
+    for rounding in [
+        CoreRounding::Nearest,
+        CoreRounding::ColumnOrder,
+        CoreRounding::NearestPlane,
+        CoreRounding::Admm { iterations: 20 },
+    ] {
+        let best = quantizer.clone().with_strategy(Strategy::BEST);
+        let (codes, error) = best
+            .with_rounding(rounding)
+            .quantize_measured(&train)
+            .unwrap();
+        let measured = codes.dequantize().cast::<f64>().distance(&train).unwrap() / train.norm();
+        assert!((measured - error.relative).abs() <= 1e-3 * measured);
+        assert!(
+            2.0 * error.relative < independent.relative,
+            "{rounding:?}: {error:?}"
+        );
+        errors.push(error.relative);
+    }
+    assert!(errors[2] <= errors[0], "{errors:?}");
+}
+
+#[test]
+fn inputs_that_matter_are_rounded_better() {
+    let w = ndarray::Array2::from_shape_fn((24, 30), |(i, j)| {
+        ((i * 7 + j * j) as f64 * 0.31).sin() / (1.0 + 0.05 * (i + j) as f64)
+    });
+    let c = second_moment(30);
+    for (layout, rows, cols) in [
+        (Layout::Split, vec![24], vec![30]),
+        (Layout::Interleaved, vec![4, 6], vec![5, 6]),
+        (Layout::Split, vec![4, 6], vec![5, 6]),
+    ] {
+        let modes = MatrixModes::new(layout, rows, cols).unwrap();
+        let (train, _) = TtMatrix::decompose(w.view(), &modes, &Truncation::MaxRank(10)).unwrap();
+        let dense = train.to_dense();
+        let quantizer =
+            TtQuantizer::new(QuantScheme::symmetric(Bits::B4)).with_strategy(Strategy::BEST);
+        let (plain, _) = quantizer.quantize_matrix_measured(&train).unwrap();
+        let (aware, error) = quantizer
+            .quantize_matrix_weighted(&train, c.view())
+            .unwrap();
+        let seen = |codes: &tn_formats::QuantizedTtMatrix| {
+            let back = codes.dequantize().cast::<f64>().to_dense();
+            weighted(&(&back - &dense), &c) / weighted(&dense, &c)
+        };
+        assert!((seen(&aware) - error.relative).abs() < 1e-6, "{error:?}");
+        assert_eq!(aware.byte_len(), plain.byte_len());
+        assert!(
+            seen(&aware) < 0.9 * seen(&plain),
+            "{layout:?}: {error:?} {}",
+            seen(&plain)
+        );
+        let simple = quantizer.clone().with_strategy(Strategy::Independent);
+        let (_, independent) = simple.quantize_matrix_weighted(&train, c.view()).unwrap();
+        assert!(2.0 * error.relative < independent.relative);
+    }
+    let modes = MatrixModes::low_rank(24, 30).unwrap();
+    let (train, _) = TtMatrix::decompose(w.view(), &modes, &Truncation::MaxRank(4)).unwrap();
+    let quantizer = TtQuantizer::new(QuantScheme::symmetric(Bits::B4));
+    let small = second_moment(29);
+    assert!(
+        quantizer
+            .quantize_matrix_weighted(&train, small.view())
+            .is_err()
+    );
+}
+
+#[test]
+fn cores_may_have_schemes_of_their_own() {
+    let train = train(&[8, 9, 10], 4, 5);
+    let scheme = |bits| QuantScheme::symmetric(bits);
+    let each = vec![scheme(Bits::B8), scheme(Bits::B4), scheme(Bits::B2)];
+    let quantizer = TtQuantizer::new(scheme(Bits::B8)).with_core_schemes(each);
+    let codes = quantizer.quantize(&train).unwrap();
+    let bits: Vec<u8> = codes
+        .cores()
+        .iter()
+        .map(|c| c.scheme().bits().get())
+        .collect();
+    assert_eq!(bits, [8, 4, 2]);
+    let short = quantizer.with_core_schemes(vec![scheme(Bits::B8)]);
+    assert!(short.quantize(&train).is_err());
 }
