@@ -8,7 +8,10 @@ use quant_core::Bits;
 
 use crate::goals::GoalArgs;
 use crate::rules::LayerRule;
-use crate::settings::{Format, Granularity, Layout, Modes, Ranks, Scheme, parse_bits};
+use crate::settings::{
+    ArrayFormat, ArrayModes, Format, Granularity, Layout, Modes, Ranks, Scheme, StrategyName,
+    Width, parse_bits,
+};
 
 use crate::study::StudyCommand;
 use crate::tuning::TuningArgs;
@@ -43,6 +46,10 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Run a model in tract on arrays from a file
     Run(RunArgs),
+    /// Decompose one array into a quantized tensor train or Tucker network
+    Decompose(Box<DecomposeArgs>),
+    /// Rebuild the array that `tnq decompose` wrote
+    Reconstruct(ReconstructArgs),
     /// Run one of the experiments on a layer or a small network: a table, a plot, a conclusion
     Study {
         /// The experiment
@@ -246,6 +253,86 @@ pub(crate) struct RunArgs {
     #[arg(long, short, value_name = "NPZ")]
     pub(crate) output: PathBuf,
     /// Overwrite the output if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Threads to use [default: one per core]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<std::num::NonZeroUsize>,
+    #[command(flatten)]
+    pub(crate) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = DECOMPOSE_HELP)]
+pub(crate) struct DecomposeArgs {
+    /// The array: an .npy, or an .npz with --name where it holds several
+    pub(crate) input: PathBuf,
+    /// Where to write the cores, a .safetensors file
+    #[arg(long, short, value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// Overwrite OUT if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Which array of an .npz
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// What the inputs of a matrix [M, N] (y = W x) look like: an .npy or .npz of samples [S, N], or of their second moment,
+    /// a symmetric [N, N]; errors then count as the inputs see them
+    #[arg(long, value_name = "FILE")]
+    pub(crate) calib: Option<PathBuf>,
+    /// What the array becomes
+    #[arg(long, value_enum, default_value = "tt", help_heading = "Choices")]
+    pub(crate) format: ArrayFormat,
+    /// How the modes of a matrix are dealt to its cores [default: interleaved]
+    #[arg(long, value_enum, help_heading = "Choices")]
+    pub(crate) layout: Option<Layout>,
+    /// Modes of a matrix, of its columns and of its rows (IN:OUT), or sizes to reshape an array to (8x8x16)
+    /// [default: two balanced ones for each side of a matrix, the sizes of any other array]
+    #[arg(long, value_name = "MODES", help_heading = "Choices")]
+    pub(crate) modes: Option<ArrayModes>,
+    /// Ranks: the most at every bond (8), at each (4,8,4; of Tucker at each mode), or as many as a relative error needs
+    /// (eps=0.02) [default: eps=0.1]
+    #[arg(long, value_name = "RANKS", help_heading = "Choices")]
+    pub(crate) ranks: Option<Ranks>,
+    /// Bits of a stored number, 2 to 8, or float
+    #[arg(
+        long,
+        value_name = "BITS",
+        default_value = "8",
+        help_heading = "Choices"
+    )]
+    pub(crate) bits: Width,
+    /// Whether integers have a zero point [default: symmetric]
+    #[arg(long, value_enum, help_heading = "Choices")]
+    pub(crate) scheme: Option<Scheme>,
+    /// What shares a scale: the core, an index of its longest axis, or a block along it (core, axis, block:32)
+    /// [default: core]
+    #[arg(long, value_name = "WHAT", help_heading = "Choices")]
+    pub(crate) granularity: Option<Granularity>,
+    /// How the cores are quantized; the simple way is kept where it is better [default: compensated]
+    #[arg(long, value_enum, help_heading = "Choices")]
+    pub(crate) strategy: Option<StrategyName>,
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
+    #[command(flatten)]
+    pub(crate) talk: TalkArgs,
+}
+
+const DECOMPOSE_HELP: &str = "\
+Examples:
+  tnq decompose w.npy -o w.safetensors
+  tnq decompose w.npz --name fc1 -o fc1.safetensors --modes 4x7x4x7:4x8x8x4 --ranks 16 --bits 4
+  tnq decompose w.npy -o w.safetensors --format low-rank --ranks 64 --calib inputs.npy
+  tnq decompose images.npy -o images.safetensors --format tucker --ranks eps=0.05 --bits float";
+
+#[derive(Debug, Args)]
+pub(crate) struct ReconstructArgs {
+    /// The cores, a .safetensors file of `tnq decompose`
+    pub(crate) input: PathBuf,
+    /// Where to write the array
+    #[arg(long, short, value_name = "NPY")]
+    pub(crate) output: PathBuf,
+    /// Overwrite NPY if it exists
     #[arg(long)]
     pub(crate) force: bool,
     /// Threads to use [default: one per core]

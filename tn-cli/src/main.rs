@@ -1,6 +1,7 @@
 //! The `tnq` command: arguments, a validated job, the crates that do the work, a report.
 
 mod args;
+mod array_job;
 mod commands;
 mod encoded;
 mod error;
@@ -60,6 +61,8 @@ fn run(command: Command) -> Result<Ended, CliError> {
         Command::Finetune(args) => commands::finetune::run(*args),
         Command::Verify(args) => commands::verify::run(&args),
         Command::Run(args) => commands::run::run(&args),
+        Command::Decompose(args) => commands::decompose::run(&args),
+        Command::Reconstruct(args) => commands::reconstruct::run(&args),
         Command::Study { study } => commands::study::run(&study),
         Command::Completions { shell } => commands::docs::completions(shell),
         Command::Man => commands::docs::man(),

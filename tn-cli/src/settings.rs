@@ -185,6 +185,101 @@ impl fmt::Display for Modes {
     }
 }
 
+/// The family an array is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ArrayFormat {
+    /// A tensor train; of a matrix, a train of its row and column modes
+    Tt,
+    /// Two factors of a matrix
+    LowRank,
+    /// A Tucker core and its factors
+    Tucker,
+}
+
+/// How the cores of a train share their rounding errors, all at the same bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StrategyName {
+    /// Each core as it comes, on its own
+    Independent,
+    /// The bonds' weight shared evenly
+    Symmetric,
+    /// The same, and a Hadamard rotation in every bond
+    Rotated,
+    /// The same with a rotation that is learned
+    Learned,
+    /// Rotated, then core after core solved for and rounded against the others
+    Compensated,
+}
+
+/// Modes of an array: those of both sides of a matrix, or sizes to reshape to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ArrayModes {
+    /// `IN:OUT`.
+    Matrix(Modes),
+    /// `8x8x16`.
+    Array(Vec<usize>),
+}
+
+impl ArrayModes {
+    /// How many elements an array of these modes has.
+    pub(crate) fn elements(&self) -> usize {
+        let product = |sizes: &[usize]| sizes.iter().fold(1, |n: usize, &m| n.saturating_mul(m));
+        match self {
+            Self::Matrix(modes) => product(&modes.input).saturating_mul(product(&modes.output)),
+            Self::Array(sizes) => product(sizes),
+        }
+    }
+}
+
+impl FromStr for ArrayModes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.contains(':') {
+            return text.parse().map(Self::Matrix);
+        }
+        let wrong = || format!("expected sizes such as 8x8x16, or IN:OUT, found {text:?}");
+        let sizes = text
+            .split('x')
+            .map(|size| size.parse().ok().filter(|&n| n > 0));
+        sizes
+            .collect::<Option<Vec<usize>>>()
+            .map(Self::Array)
+            .ok_or_else(wrong)
+    }
+}
+
+impl fmt::Display for ArrayModes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Matrix(modes) => modes.fmt(f),
+            Self::Array(sizes) => f.write_str(&join(sizes, "x")),
+        }
+    }
+}
+
+/// How wide a stored number is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Width {
+    /// A float of the array's own type.
+    Float,
+    /// An integer.
+    Bits(Bits),
+}
+
+impl FromStr for Width {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "float" {
+            return Ok(Self::Float);
+        }
+        let bits = parse_bits(text);
+        bits.map(Self::Bits)
+            .map_err(|_| format!("expected 2 to 8 bits or float, found {text:?}"))
+    }
+}
+
 /// A number of bits, 2 to 8.
 pub(crate) fn parse_bits(text: &str) -> Result<Bits, String> {
     let bits = text.parse().ok().and_then(|bits| Bits::new(bits).ok());
@@ -290,6 +385,21 @@ mod tests {
         for wrong in ["", "block", "block:", "block:0", "row"] {
             check::<Granularity>(wrong, Err("expected"));
         }
+    }
+
+    #[test]
+    fn modes_of_an_array_are_sizes_or_two_sides() {
+        check("8x8x16", Ok(ArrayModes::Array(vec![8, 8, 16])));
+        let sides = Modes {
+            input: vec![4, 7],
+            output: vec![16],
+        };
+        check("4x7:16", Ok(ArrayModes::Matrix(sides)));
+        check::<ArrayModes>("8x0", Err("expected sizes such as 8x8x16"));
+        check::<ArrayModes>("8:x", Err("expected IN:OUT"));
+        assert_eq!("float".parse(), Ok(Width::Float));
+        assert_eq!("4".parse(), Ok(Width::Bits(Bits::B4)));
+        assert!("9".parse::<Width>().unwrap_err().contains("or float"));
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! One module per command: what it does with a job, and how it says so.
 
 pub(crate) mod compress;
+pub(crate) mod decompose;
 pub(crate) mod docs;
 pub(crate) mod finetune;
 pub(crate) mod inspect;
 pub(crate) mod planned;
+pub(crate) mod reconstruct;
 pub(crate) mod run;
 pub(crate) mod study;
 mod verification;

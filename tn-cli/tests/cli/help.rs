@@ -10,6 +10,8 @@ fn help_of_every_command() {
         "compress",
         "verify",
         "run",
+        "decompose",
+        "reconstruct",
         "completions",
         "man",
     ] {
@@ -68,7 +70,14 @@ fn wrong_usage_exits_with_two() {
 fn completions_and_manual_name_every_command() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let text = stdout(&["completions", shell]);
-        for command in ["inspect", "compress", "verify", "run"] {
+        for command in [
+            "inspect",
+            "compress",
+            "verify",
+            "run",
+            "decompose",
+            "reconstruct",
+        ] {
             assert!(text.contains(command), "{shell}: {command}");
         }
     }

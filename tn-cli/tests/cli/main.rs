@@ -1,5 +1,6 @@
 //! The binary as its users meet it.
 
+mod arrays;
 mod common;
 mod errors;
 mod help;
