@@ -54,6 +54,8 @@ const WIDE: usize = 8;
 const COARSE_STRIP: usize = 4096;
 /// Squared relative tails below this are beyond it.
 const COARSE_FLOOR: f64 = 1e-3;
+/// Columns per strip of a projection in the element type.
+const PROJECTED: usize = 8192;
 /// Short sides up to this are left to the Gram path.
 const GRAM_SIDE: usize = 384;
 
@@ -366,7 +368,17 @@ fn project_wide<T: Real>(q: ArrayView2<'_, f64>, a: ArrayView2<'_, T>) -> Array2
     out
 }
 
-/// `qᵀ a`, accumulated in `T`.
+/// `qᵀ a`, accumulated in `T`; strip by strip, as the backend packs as much of `a` as it is given.
 fn project<T: Real>(q: ArrayView2<'_, f64>, a: ArrayView2<'_, T>) -> Array2<T> {
-    mm(q.mapv(T::narrow).t(), a)
+    let q = q.mapv(T::narrow);
+    let n = a.ncols();
+    if n <= 2 * PROJECTED {
+        return mm(q.t(), a);
+    }
+    let mut out = Array2::zeros((q.ncols(), n));
+    for from in (0..n).step_by(PROJECTED) {
+        let part = s![.., from..(from + PROJECTED).min(n)];
+        out.slice_mut(part).assign(&mm(q.t(), a.slice(part)));
+    }
+    out
 }
