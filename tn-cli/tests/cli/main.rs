@@ -3,6 +3,7 @@
 mod arrays;
 mod common;
 mod errors;
+mod finetune;
 mod help;
 mod jobs;
 mod study;
