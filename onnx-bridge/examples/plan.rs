@@ -9,7 +9,7 @@ use std::io::Cursor;
 use std::time::Instant;
 
 use onnx_bridge::plan::{Candidate, Goal, MemoryStore, Session, compress_planned};
-use onnx_bridge::{Dataset, Model};
+use onnx_bridge::{Dataset, Model, RunsOn};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -39,6 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let session = Session {
         data: &data,
         goal,
+        runs_on: RunsOn::Portable,
         allow: &|_, c: &Candidate| {
             only.as_ref()
                 .is_none_or(|f| c.format_name() == f || *c == Candidate::Keep)

@@ -61,6 +61,8 @@ pub use dataset::Dataset;
 pub use dense_layer::{Bias, DenseLayer, DenseOp};
 pub use emit::FOLDED_ELEMENTS;
 #[cfg(feature = "tract")]
+pub use emit::packed::RunsOn;
+#[cfg(feature = "tract")]
 pub use engine::{BATCH, Engine, InputInfo, model_inputs};
 pub use error::{Error, Result};
 pub use external::{ExternalData, Folder, NoExternalData, Parts};

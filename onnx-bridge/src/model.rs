@@ -1,5 +1,6 @@
 //! A decoded and validated model.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,7 +8,7 @@ use prost::Message;
 
 use crate::error::{Error, Result};
 use crate::external::{ExternalData, NoExternalData};
-use crate::proto::{self, GraphProto, ModelProto};
+use crate::proto::{self, GraphProto, ModelProto, OperatorSetIdProto};
 use crate::validate;
 
 /// The most that one protobuf message can hold.
@@ -106,7 +107,7 @@ impl Model {
             .opset_import
             .iter()
             .find(|o| proto::is_standard_domain(o.domain()));
-        standard.map_or(1, proto::OperatorSetIdProto::version)
+        standard.map_or(1, OperatorSetIdProto::version)
     }
 
     /// The version of the file format.
@@ -135,13 +136,25 @@ impl Model {
         Ok(self.proto.encode_to_vec())
     }
 
-    /// The same model with another main graph.
+    /// The same model with another main graph, and with the domains that it needs beside its own.
     ///
     /// # Errors
     /// Those of [`Model::from_proto`].
-    pub(crate) fn with_graph(&self, graph: GraphProto) -> Result<Self> {
+    pub(crate) fn with_graph(
+        &self,
+        graph: GraphProto,
+        domains: &BTreeMap<String, i64>,
+    ) -> Result<Self> {
         let mut proto = self.proto.clone();
         proto.graph = Some(graph);
+        for (domain, version) in domains {
+            if !proto.opset_import.iter().any(|o| o.domain() == domain) {
+                proto.opset_import.push(OperatorSetIdProto {
+                    domain: Some(domain.clone()),
+                    version: Some(*version),
+                });
+            }
+        }
         self.with_proto(proto)
     }
 

@@ -1,7 +1,7 @@
 //! The graphs of a model one by one: the main graph, the subgraphs of If, Loop and Scan, the bodies of functions. Each is
 //! worked on as a model of its own in which the values it takes from around it are inputs.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::error::Result;
 use crate::model::Model;
@@ -105,7 +105,7 @@ fn graph_and_nested(
         }
     }
     if let Some(graph) = graph {
-        changed = Some(now.with_graph(graph)?);
+        changed = Some(now.with_graph(graph, &BTreeMap::new())?);
     }
     Ok(changed)
 }

@@ -14,6 +14,7 @@ pub struct GraphPatch {
     inserted: BTreeMap<usize, Vec<NodeProto>>,
     removed_initializers: BTreeSet<String>,
     initializers: Vec<TensorProto>,
+    domains: BTreeMap<String, i64>,
 }
 
 impl GraphPatch {
@@ -48,6 +49,11 @@ impl GraphPatch {
     /// Adds an initializer.
     pub fn add_initializer(&mut self, tensor: TensorProto) {
         self.initializers.push(tensor);
+    }
+
+    /// Says that added nodes come from a domain, in a version of it. A model that knows the domain keeps its own version.
+    pub fn require_domain(&mut self, domain: impl Into<String>, version: i64) {
+        self.domains.insert(domain.into(), version);
     }
 
     /// The patched model. Before IR 4 every initializer is a graph input too, so an added one becomes both.
@@ -128,7 +134,7 @@ impl GraphPatch {
             .filter(|v| stated(v.name()))
             .cloned()
             .collect();
-        model.with_graph(graph)
+        model.with_graph(graph, &self.domains)
     }
 
     /// The graph inputs that the added initializers need in a file of this version.

@@ -1,5 +1,6 @@
 //! Running a model too large to load whole: piece by piece, each a small model of its own.
 
+use rayon::prelude::*;
 use tn_formats::npy::NpyArray;
 
 use crate::calibrate::{Stages, Values, segment};
@@ -14,7 +15,7 @@ const WHOLE: u64 = 1 << 30;
 /// The most bytes of constants in a piece; a larger constant is a piece of its own.
 const PIECE: u64 = 128 << 20;
 
-/// A model cut into pieces. The engine loads a piece, runs it and forgets it.
+/// A model cut into pieces. The engine loads a piece, runs it on all that it is given and forgets it.
 pub(crate) struct Pieces {
     model: Model,
     cut: Stages,
@@ -26,15 +27,15 @@ impl Pieces {
         if model.encoded_len() <= WHOLE {
             return None;
         }
-        Self::cut(model, PIECE)
+        Some(Self::cut(model, PIECE)).filter(|pieces| pieces.cut.segments().len() > 1)
     }
 
-    fn cut(model: &Model, piece: u64) -> Option<Self> {
-        let cut = Stages::by_bytes(&GraphView::new(model), piece);
-        (cut.segments().len() > 1).then(|| Self {
+    /// Cuts a model so that the stored constants of a piece take at most `piece` bytes, or are one.
+    pub(crate) fn cut(model: &Model, piece: u64) -> Self {
+        Self {
+            cut: Stages::by_bytes(&GraphView::new(model), piece),
             model: model.clone(),
-            cut,
-        })
+        }
     }
 
     /// Runs one batch, as [`crate::Engine::run`].
@@ -44,24 +45,10 @@ impl Pieces {
         inputs: &[NpyArray],
         outputs: &[String],
     ) -> Result<Vec<NpyArray>> {
-        let view = GraphView::new(&self.model);
         let named = infos.iter().map(|info| info.name.clone());
-        let mut values: Values = named.zip(inputs.iter().cloned()).collect();
-        let cut = segment::Cut {
-            model: &self.model,
-            view: &view,
-            targets: &[],
-            stages: &self.cut,
-        };
-        for s in 0..self.cut.segments().len() {
-            cut.run(
-                s,
-                &segment::Operands::new(),
-                &segment::Overrides::new(),
-                &mut values,
-            )?;
-            self.model.release();
-        }
+        let mut batch: [Values; 1] = [named.zip(inputs.iter().cloned()).collect()];
+        self.run_batches(&mut batch)?;
+        let [values] = batch;
         let output = |name: &String| {
             values.get(name).cloned().ok_or_else(|| Error::Engine {
                 stage: "running in pieces",
@@ -69,6 +56,29 @@ impl Pieces {
             })
         };
         outputs.iter().map(output).collect()
+    }
+
+    /// Runs many batches, given as the model's inputs by name and left as its outputs: one piece is in memory at a time, on
+    /// each thread.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub(crate) fn run_batches(&self, batches: &mut [Values]) -> Result<()> {
+        let view = GraphView::new(&self.model);
+        let cut = segment::Cut {
+            model: &self.model,
+            view: &view,
+            targets: &[],
+            stages: &self.cut,
+        };
+        let (operands, overrides) = (segment::Operands::new(), segment::Overrides::new());
+        for s in 0..self.cut.segments().len() {
+            batches
+                .par_iter_mut()
+                .try_for_each(|values| cut.run(s, &operands, &overrides, values))?;
+            self.model.release();
+        }
+        Ok(())
     }
 }
 
@@ -86,7 +96,8 @@ mod tests {
         let input = data.input(&engine.inputs()[0].name).unwrap().clone();
         let whole = engine.run(std::slice::from_ref(&input)).unwrap();
         for piece in [1, 100_000, 600_000] {
-            let pieces = Pieces::cut(&model, piece).unwrap();
+            let pieces = Pieces::cut(&model, piece);
+            assert!(pieces.cut.segments().len() > 1);
             let made = pieces
                 .run(
                     engine.inputs(),
@@ -96,7 +107,7 @@ mod tests {
                 .unwrap();
             assert_eq!(made, whole, "pieces of {piece} bytes");
         }
-        assert!(Pieces::cut(&model, 1 << 30).is_none());
+        assert_eq!(Pieces::cut(&model, 1 << 30).cut.segments().len(), 1);
         assert!(Pieces::of(&model).is_none());
     }
 }

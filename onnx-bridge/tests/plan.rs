@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use onnx_bridge::plan::{
     Candidate, Goal, MemoryStore, Plan, Planned, Session, Store, compress_planned, replay,
 };
-use onnx_bridge::{Dataset, Model, verify};
+use onnx_bridge::{Dataset, Model, RunsOn, verify};
 
 fn digits() -> (Model, Dataset) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/digits");
@@ -22,6 +22,7 @@ fn planned(model: &Model, data: &Dataset, goal: Goal, store: &dyn Store) -> Plan
     let session = Session {
         data,
         goal,
+        runs_on: RunsOn::Portable,
         allow: &|_, _| true,
         store,
         progress: &|_, _, _| {},
@@ -52,6 +53,7 @@ fn a_size_is_hit_and_a_plan_replays_byte_for_byte() {
         let session = Session {
             data: &data,
             goal: plan.goal,
+            runs_on: RunsOn::Portable,
             allow: &|_, _| true,
             store: &MemoryStore::default(),
             progress: &|_, _, _| {},
@@ -103,6 +105,7 @@ fn rules_overrule() {
     let session = Session {
         data: &data,
         goal: size(model.encoded_len() / 4),
+        runs_on: RunsOn::Portable,
         allow: &|_, c| matches!(c, Candidate::LowRank { .. }),
         store: &MemoryStore::default(),
         progress: &|_, _, _| {},

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use onnx_bridge::RunsOn;
 use onnx_bridge::plan::{Goal, Store};
 
 /// The goals of a plan.
@@ -23,6 +24,9 @@ pub(crate) struct GoalArgs {
     /// How many times fewer multiply-adds in the rewritten weights: `2x`
     #[arg(long, value_name = "TIMES")]
     pub(crate) target_speed: Option<Times>,
+    /// What runs the model: anything, or an engine that keeps matrices of a few bits packed in memory [default: portable]
+    #[arg(long, value_enum, value_name = "ENGINE")]
+    pub(crate) target: Option<Engine>,
     /// Where finished jobs are kept, so that an interrupted run goes on where it stopped [default: OUT.jobs, removed
     /// at the end]
     #[arg(long, value_name = "DIR")]
@@ -45,6 +49,28 @@ impl GoalArgs {
             loss: self.max_loss.map(|share| share.0),
             drop: self.max_drop.map(|points| points / 100.0),
             speed: self.target_speed.map(|times| times.0),
+        }
+    }
+}
+
+/// What a model is written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Engine {
+    /// Standard operators alone: runs everywhere, matrices are unpacked on loading
+    Portable,
+    /// 4 bits in blocks of 32, or 2 bits, as MatMulNBits
+    Tract,
+    /// 2, 4 or 8 bits as MatMulNBits; 4 bits as blocks of DequantizeLinear from opset 21 on
+    Ort,
+}
+
+impl Engine {
+    /// The same for the library.
+    pub(crate) fn runs_on(self) -> RunsOn {
+        match self {
+            Self::Portable => RunsOn::Portable,
+            Self::Tract => RunsOn::Tract,
+            Self::Ort => RunsOn::Ort,
         }
     }
 }

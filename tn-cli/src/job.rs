@@ -9,6 +9,7 @@ use tn_formats::Truncation;
 use crate::args::{CompressArgs, SettingsArgs};
 use crate::encoded::Storage;
 use crate::error::CliError;
+use crate::goals::Engine;
 use crate::output::{Existing, OutputFile};
 use crate::rules::{Action, LayerRule};
 use crate::settings::{Format, Granularity, Layout, Ranks, Scheme, Settings};
@@ -34,6 +35,12 @@ impl CompressJob {
     ///
     /// [`CliError::Usage`] for choices that exclude each other, those of [`OutputFile::new`] for the output.
     pub(crate) fn new(args: CompressArgs) -> Result<Self, CliError> {
+        if args.goals.target.is_some_and(|t| t != Engine::Portable) {
+            return Err(CliError::Usage(
+                "--target: an engine's own formats are chosen by data: it needs a goal, such as --target-size"
+                    .to_owned(),
+            ));
+        }
         let choices = Choices::new(args.settings, args.layers)?;
         let tuning = TuningJob::new(args.finetune.as_deref(), &args.tuning, args.compute.seed)?;
         not_the_input(&args.model, &args.output)?;

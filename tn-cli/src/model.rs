@@ -1,6 +1,6 @@
 //! Files of models and of arrays, opened here and nowhere else.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
@@ -9,21 +9,17 @@ use tn_formats::npy::{NpyArray, Npz, read_npy};
 
 use crate::error::CliError;
 
-/// Read a model and the external data beside it.
+/// Read a model and the external data beside it. Both are mapped: what is not in use need not be in memory.
 ///
 /// # Errors
 ///
 /// [`CliError::Read`] for the file itself, [`CliError::Content`] for what is in it.
 pub(crate) fn read_model(path: &Path) -> Result<Model, CliError> {
-    let bytes = fs::read(path).map_err(|source| CliError::Read {
+    let (folder, bytes) = Folder::of_model(path).map_err(|source| CliError::Read {
         path: path.to_owned(),
         source,
     })?;
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    Model::decode_with(bytes, Folder::new(folder)).map_err(|error| CliError::content(path, error))
+    Model::decode_with(bytes, folder).map_err(|error| CliError::content(path, error))
 }
 
 /// Read the arrays that a model runs on: an `.npz`, or an `.npy` where the model has one input. Which of the two a file

@@ -1,6 +1,6 @@
 //! Calibration samples in batches that are cheap to run, and which of their positions count.
 
-use ndarray::{Array2, ArrayD, ArrayView2, Axis, Ix2, Slice};
+use ndarray::{Array2, ArrayD, ArrayView2, ArrayViewD, Axis, Ix2, Slice};
 use tn_formats::npy::NpyArray;
 
 use crate::dataset::Dataset;
@@ -96,16 +96,16 @@ impl Batch {
     }
 
     /// The rows of a value that count, as a matrix over its last axis; a value with one axis is one row.
-    pub(crate) fn rows(&self, value: &ArrayD<f32>) -> Array2<f32> {
+    pub(crate) fn rows(&self, value: ArrayViewD<'_, f32>) -> Array2<f32> {
         let columns = value.shape().last().copied().unwrap_or(1).max(1);
         let all = value.as_standard_layout();
         let matrix = ArrayView2::from_shape(
             (value.len() / columns, columns),
             all.as_slice().unwrap_or(&[]),
         );
-        let matrix = matrix
-            .map(|m| m.to_owned())
-            .unwrap_or_else(|_| Array2::zeros((0, columns)));
+        let Ok(matrix) = matrix else {
+            return Array2::zeros((0, columns));
+        };
         match &self.mask {
             Some(mask)
                 if value.ndim() == 3 && value.shape()[..2] == [mask.nrows(), mask.ncols()] =>
@@ -118,7 +118,7 @@ impl Batch {
                     .collect();
                 matrix.select(Axis(0), &kept)
             }
-            _ => matrix,
+            _ => matrix.to_owned(),
         }
     }
 }

@@ -14,6 +14,8 @@ pub struct Moments {
     sum_x: Array1<f64>,
     sum_y: Array1<f64>,
     sum_d: Array1<f64>,
+    /// `sum ||d||²`.
+    lacked: f64,
 }
 
 impl Moments {
@@ -26,6 +28,7 @@ impl Moments {
             sum_x: Array1::zeros(k),
             sum_y: Array1::zeros(k),
             sum_d: Array1::zeros(0),
+            lacked: 0.0,
         }
     }
 
@@ -69,6 +72,7 @@ impl Moments {
             self.sum_d = Array1::zeros(d.ncols());
         }
         self.sum_d += &column_sums(d);
+        self.lacked += d.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
     }
 
     /// Rows seen.
@@ -85,6 +89,15 @@ impl Moments {
     /// `E[d]`; empty where both networks are one.
     pub(crate) fn mean_missing(&self) -> Array1<f64> {
         &self.sum_d / self.count.max(1.0)
+    }
+
+    /// `E ||d||²`, or `E ||d - E d||²`; 0 where both networks are one.
+    pub(crate) fn lack(&self, centre: Centre) -> f64 {
+        let all = self.lacked / self.count.max(1.0);
+        match centre {
+            Centre::Zero => all,
+            Centre::Mean => all - self.mean_missing().iter().map(|m| m * m).sum::<f64>(),
+        }
     }
 
     /// `E[(y - m)(y - m)ᵀ]`, taken out: the sums are gone afterwards.

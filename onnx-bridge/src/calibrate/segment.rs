@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ndarray::{CowArray, IxDyn};
 use tn_formats::npy::NpyArray;
 
 use super::batches::Values;
@@ -277,11 +278,14 @@ pub(crate) fn typed(name: &str, array: &NpyArray) -> ValueInfoProto {
 }
 
 /// The `f32` values of a name, or an error that says who lacks them.
-pub(crate) fn floats(values: &Values, name: &str) -> Result<ndarray::ArrayD<f32>> {
+pub(crate) fn floats<'v>(values: &'v Values, name: &str) -> Result<CowArray<'v, f32, IxDyn>> {
     let found = values.get(name).ok_or_else(|| Error::UndefinedValue {
         place: "calibration".into(),
         field: "value",
         value: name.to_string(),
     })?;
-    Ok(found.to_f32())
+    Ok(match found {
+        NpyArray::F32(array) => array.view().into(),
+        other => other.to_f32().into(),
+    })
 }

@@ -77,7 +77,7 @@ pub(crate) fn measure(
             let Ok(noise) = ArrayD::from_shape_vec(result.shape(), flat) else {
                 return Ok(0.0);
             };
-            let rows = batch.rows(&noise);
+            let rows = batch.rows(noise.view());
             let energy = rows.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>()
                 / rows.nrows().max(1) as f64;
             let mut moved = values.clone();
@@ -90,6 +90,7 @@ pub(crate) fn measure(
             measured[t] = Sensitivity { gain };
         }
         cut.run_rest(s, engine.as_ref(), &mut values)?;
+        cut.model.release();
     }
     Ok(measured)
 }
@@ -176,7 +177,7 @@ pub(crate) fn square_sums(batch: &Batch, a: &[NpyArray], b: &[NpyArray]) -> [f64
         if !matches!(a, NpyArray::F16(_) | NpyArray::F32(_) | NpyArray::F64(_)) {
             continue;
         }
-        let (a, b) = (batch.rows(&a.to_f32()), batch.rows(&b.to_f32()));
+        let [a, b] = [a, b].map(|output| batch.rows(output.to_f32().view()));
         for (x, y) in a.iter().zip(&b) {
             let (x, y) = (f64::from(*x), f64::from(*y));
             sums[0] += (x - y) * (x - y);

@@ -6,6 +6,7 @@ use crate::constant::Constant;
 use crate::dense_layer::DenseLayer;
 use crate::proto::{DataType, int_or, is_standard_domain};
 use crate::skip::SkipReason;
+use crate::tensor;
 use crate::view::{GraphView, Use};
 use crate::weight::Weight;
 
@@ -185,9 +186,12 @@ fn table(view: &GraphView<'_>, weight: &Weight<'_>) -> Option<([usize; 2], Vec<u
     if !direct || weight.uses().is_empty() || !weight.uses().iter().all(looks_up) {
         return None;
     }
-    let values = Constant::find(view, weight.name())?.to_f32()?;
-    values
-        .iter()
-        .all(|v| v.is_finite())
+    // A row at a time: a table may be most of a model.
+    let finite = |row: usize| {
+        let values = tensor::f32_range(initializer, row * cols..(row + 1) * cols);
+        values.is_some_and(|v| v.iter().all(|v| v.is_finite()))
+    };
+    (0..rows)
+        .all(finite)
         .then(|| ([rows, cols], weight.uses().iter().map(|u| u.node).collect()))
 }

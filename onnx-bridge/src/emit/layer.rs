@@ -34,6 +34,8 @@ pub(crate) fn emit_layer(
                 factor.multiply(e, &name, &state)
             })
         }
+        #[cfg(feature = "tract")]
+        Placed::Packed(packed) => packed.multiply(e, prefix, &x),
         Placed::Train(train) => {
             let state = train.run(e, prefix, &x);
             let outputs = layer.outputs() as i64;

@@ -9,6 +9,8 @@ mod conv;
 pub(crate) mod embedding;
 mod layer;
 mod operand;
+#[cfg(feature = "tract")]
+pub(crate) mod packed;
 mod place;
 mod train;
 mod unpack;
@@ -19,7 +21,7 @@ pub(crate) use layer::emit_layer;
 pub(crate) use operand::Operand;
 pub(crate) use place::{Placed, place, place_stored, stored_bytes};
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::proto::{self, AttributeProto, DataType, NodeProto, TensorProto};
 use crate::skip::SkipReason;
@@ -37,6 +39,7 @@ pub(crate) struct Emitter {
     taken: HashSet<String>,
     shared: Vec<(String, String)>,
     opset: i64,
+    domains: BTreeMap<String, i64>,
     pub(crate) nodes: Vec<NodeProto>,
     pub(crate) initializers: Vec<TensorProto>,
 }
@@ -54,9 +57,21 @@ impl Emitter {
             taken,
             shared: Vec::new(),
             opset,
+            domains: BTreeMap::new(),
             nodes: Vec::new(),
             initializers: Vec::new(),
         })
+    }
+
+    /// The domains beside the standard one that the operators made so far come from, with their versions.
+    pub(crate) fn domains(&self) -> &BTreeMap<String, i64> {
+        &self.domains
+    }
+
+    /// Notes that operators of a domain are made.
+    #[cfg(feature = "tract")]
+    fn use_domain(&mut self, domain: &str, version: i64) {
+        self.domains.insert(domain.to_string(), version);
     }
 
     /// The nodes made since the last call.

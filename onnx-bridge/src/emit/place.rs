@@ -4,6 +4,8 @@ use quant_core::QuantizedTensor;
 use tn_formats::{Layout, QuantizedTtMatrix, QuantizedTucker};
 
 use super::operand::Columns;
+#[cfg(feature = "tract")]
+use super::packed::PlacedPacked;
 use super::train::{Direction, PlacedTrain};
 use super::{Emitter, FOLDED_ELEMENTS, Operand};
 use crate::in_place::InPlace;
@@ -18,6 +20,9 @@ pub(crate) enum Placed {
     Product(Vec<Columns>),
     /// A train that runs core by core.
     Train(PlacedTrain),
+    /// A matrix that the engine keeps packed.
+    #[cfg(feature = "tract")]
+    Packed(PlacedPacked),
 }
 
 /// Stores the arrays of a network under names that start with `prefix`.

@@ -55,6 +55,26 @@ impl Folder {
         }
     }
 
+    /// Maps a model's own file, whatever it is called, and gives its bytes with the folder that it stands in. A file that
+    /// cannot be mapped, such as a pipe, is read.
+    ///
+    /// # Errors
+    /// Those of opening and reading it.
+    pub fn of_model(path: &Path) -> std::io::Result<(Self, Bytes)> {
+        let root = path.parent().filter(|root| !root.as_os_str().is_empty());
+        let folder = Self::new(root.unwrap_or(Path::new(".")));
+        let about = std::fs::metadata(path)?;
+        if !about.is_file() || about.len() == 0 {
+            return Ok((folder, std::fs::read(path)?.into()));
+        }
+        let map = Arc::new(FileMap::open(path)?);
+        let bytes = map.slice(0, map.len()).unwrap_or_default();
+        let mut maps = folder.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        maps.insert(path.to_owned(), map);
+        drop(maps);
+        Ok((folder, bytes))
+    }
+
     fn resolve(&self, location: &str) -> Result<PathBuf, String> {
         let relative = Path::new(location);
         let stays = !location.is_empty()

@@ -11,6 +11,7 @@ use super::solve::solve;
 use super::train::Kronecker;
 use crate::blocks::{BlockFormat, Levels};
 use crate::calibrate::{Target, TargetKind};
+use crate::emit::packed::RunsOn;
 
 /// Above this inner size no low rank is tried: the eigenvectors would take longer than all else.
 const LARGEST_INNER: usize = 2048;
@@ -22,12 +23,24 @@ const LARGEST_CORE: usize = 2048;
 /// in the inputs' norm takes less than that away.
 const HOPELESS: f64 = 4.0;
 
-/// All candidates for a weight, [`Candidate::Keep`] first.
-pub(crate) fn candidates(target: &Target) -> Vec<Candidate> {
+/// All candidates for a weight, [`Candidate::Keep`] first. Where engines are named that keep matrices packed, a dense layer's
+/// matrix is offered in formats that they keep so, and in no other.
+pub(crate) fn candidates(target: &Target, runs_on: RunsOn) -> Vec<Candidate> {
     let [m, k] = target.shape();
+    let unpacked = runs_on != RunsOn::Portable && matches!(target.kind(), TargetKind::Dense(_));
     let mut all = vec![Candidate::Keep];
     let mut push = |candidate: Candidate| {
-        if candidate.bytes(target) < target.bytes() && !all.contains(&candidate) {
+        let refused = unpacked
+            && match &candidate {
+                Candidate::Dense { format } => runs_on.packed_bits(format.fitted(k), k).is_none(),
+                // Its sum is made when the engine loads, and stays unpacked.
+                Candidate::Corrected { .. } => true,
+                _ => false,
+            };
+        if !refused
+            && candidate.bytes(target, runs_on) < target.bytes()
+            && !all.contains(&candidate)
+        {
             all.push(candidate);
         }
     };
@@ -136,6 +149,7 @@ pub(crate) fn errors(
     metric: &Metric,
     offered: &[Candidate],
     target: &Target,
+    runs_on: RunsOn,
 ) -> Result<Vec<f64>, String> {
     let rows = match target.kind() {
         TargetKind::Table(_) => weight.nrows() as f64,
@@ -166,10 +180,11 @@ pub(crate) fn errors(
                     Some(known) => known,
                     None => pairs.insert(Kronecker::new(weight.view(), modes)?),
                 };
-                let (bytes, plain) = (candidate.bytes(target), known.tail(rank));
+                let bytes = |c: &Candidate| c.bytes(target, runs_on);
+                let plain = known.tail(rank);
                 let plain = plain * metric.energy(weight.view());
                 let beaten = |(c, error): (&Candidate, &f64)| {
-                    c.bytes(target) <= bytes && error * HOPELESS < plain
+                    bytes(c) <= bytes(candidate) && error * HOPELESS < plain
                 };
                 if offered.iter().zip(&found).any(beaten) {
                     found.push(f64::INFINITY);

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use rayon::prelude::*;
 use tn_formats::npy::NpyArray;
 
 use super::sequence::Context;
 use super::session::Session;
-use crate::engine::Engine;
+use crate::calibrate::Values;
 use crate::error::Result;
 use crate::model::Model;
+use crate::pieces::Pieces;
 use crate::verify::{Compared, Synthesized, Tally, Verification, verify};
+
+/// Bytes of packed constants that are unpacked at once: a matrix of a million elements at 4 bits.
+const PIECE: u64 = 1 << 19;
 
 /// What the original makes of one batch: its outputs by name.
 pub(crate) type Outputs = BTreeMap<String, NpyArray>;
@@ -29,23 +32,16 @@ pub(crate) fn check(
     let verification = if session.goal.drop.is_some() && labels.is_some() {
         verify(context.model, rewritten, session.data)?
     } else {
-        let engine = Engine::load(rewritten)?;
-        let runs = context.batches.par_iter().map(|batch| {
-            let inputs: Vec<NpyArray> = engine
-                .inputs()
-                .iter()
-                .filter_map(|i| batch.inputs.get(&i.name).cloned())
-                .collect();
-            engine.run(&inputs)
-        });
-        let runs: Vec<Vec<NpyArray>> = runs.collect::<Result<_>>()?;
+        let mut runs: Vec<Values> = context.batches.iter().map(|b| b.inputs.clone()).collect();
+        Pieces::cut(rewritten, PIECE).run_batches(&mut runs)?;
+        let outputs = &rewritten.graph().output;
         let mut tally = Tally::default();
-        for ((batch, original), after) in context.batches.iter().zip(originals).zip(runs) {
+        for ((batch, original), mut after) in context.batches.iter().zip(originals).zip(runs) {
             // An output that depends on no input is none that the original was run for.
             let (mut names, mut pair) = (Vec::new(), [Vec::new(), Vec::new()]);
-            for (name, after) in engine.outputs().iter().zip(after) {
-                if let Some(before) = original.get(name) {
-                    names.push(name.clone());
+            for name in outputs.iter().map(|o| o.name()) {
+                if let (Some(before), Some(after)) = (original.get(name), after.remove(name)) {
+                    names.push(name.to_string());
                     pair[0].push(before.clone());
                     pair[1].push(after);
                 }

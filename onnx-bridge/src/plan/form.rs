@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::blocks::{BlockFormat, BlockMatrix};
 use crate::calibrate::{Operand, Target, TargetKind};
+use crate::emit::packed::RunsOn;
 
 /// One thing that a weight can become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -97,8 +98,8 @@ impl Candidate {
         }
     }
 
-    /// The bytes of its data in the file, exactly.
-    pub fn bytes(&self, target: &Target) -> u64 {
+    /// The bytes of its data in the file, exactly, as it is written for some engines.
+    pub fn bytes(&self, target: &Target, runs_on: RunsOn) -> u64 {
         let [m, k] = target.shape();
         let table = matches!(target.kind(), TargetKind::Table(_));
         let matrix = |format: &BlockFormat, m, k| format.fitted(k).matrix_bytes(m, k);
@@ -111,6 +112,9 @@ impl Candidate {
         };
         match self {
             Self::Keep => target.bytes(),
+            Self::Dense { format } if !table => runs_on
+                .packed_bytes(format.fitted(k), [m, k])
+                .unwrap_or_else(|| matrix(format, m, k)),
             Self::Dense { format } => whole(format, m, k),
             Self::LowRank { rank, format } => whole(format, m, *rank) + matrix(format, *rank, k),
             Self::Corrected { base, rank, format } => {

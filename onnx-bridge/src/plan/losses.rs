@@ -20,7 +20,7 @@ const SENSITIVITY_SAMPLES: usize = 48;
 /// What every weight may become.
 pub(crate) fn offers(context: &Context<'_>, session: &Session<'_>) -> Vec<Vec<Candidate>> {
     let offers = context.targets.iter().map(|target| {
-        let all = candidates(target)
+        let all = candidates(target, context.runs_on)
             .into_iter()
             .filter(|c| (session.allow)(target, c));
         sensible(all.collect())
@@ -66,7 +66,7 @@ pub(crate) fn measure_losses(
         context,
         &|t, weight, metric| {
             let target = &context.targets[t];
-            let curve = errors(weight, metric, &offers[t], target)
+            let curve = errors(weight, metric, &offers[t], target, context.runs_on)
                 .map_err(|problem| failed(target, problem))?;
             context.store.put(
                 &keys[t],

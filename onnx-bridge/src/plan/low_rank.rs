@@ -1,6 +1,6 @@
 //! Low rank in the activation norm, and the rounding of its two factors one after the other.
 
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::{Array2, ArrayView2, Axis, CowArray, Ix2, s};
 use tn_formats::linalg;
 
 use super::feedback::{Effort, quantize};
@@ -8,11 +8,16 @@ use super::metric::Metric;
 use super::spd::solve_right;
 use crate::blocks::{BlockFormat, BlockMatrix};
 
+/// Rows of a tall weight that are worked on together, at least.
+const ROWS: usize = 4096;
+
 /// The directions of a weight's outputs that matter, those with most energy first.
 #[derive(Debug, Clone)]
-pub(crate) struct Directions {
-    /// `[M, d]`, orthonormal columns.
-    left: Array2<f32>,
+pub(crate) enum Directions {
+    /// Themselves, `[M, d]`, orthonormal columns.
+    Wide(Array2<f32>),
+    /// Of a weight with more outputs than inputs: what it is multiplied by to give them, `[K, d]`.
+    Tall(Array2<f32>),
 }
 
 /// `a b` through the backend; inner sizes are equal wherever this is called.
@@ -30,17 +35,22 @@ impl Directions {
     /// Wang et al. 2024, SVD-LLM, arXiv 2403.07378: truncating in this norm is optimal. With `U` the left singular
     /// vectors, `U (Uᵀ W)` is that optimum, so `C^(1/2)` need not be undone.
     pub(crate) fn new(weight: ArrayView2<'_, f32>, metric: &Metric) -> Result<Self, String> {
-        let ordered = weight.select(ndarray::Axis(1), metric.order());
-        let t = product(ordered.view(), metric.factor().t())?;
-        let (m, k) = t.dim();
+        let (m, k) = weight.dim();
+        let scaled = |rows: ArrayView2<'_, f32>| -> Result<Array2<f32>, String> {
+            let ordered = rows.select(Axis(1), metric.order());
+            product(ordered.view(), metric.factor().t())
+        };
         if m <= k {
+            let t = scaled(weight)?;
             let gram = product(t.view(), t.t())?.mapv(f64::from);
             let (_, vectors) = linalg::eigh(gram.view()).map_err(|e| e.to_string())?;
-            return Ok(Self {
-                left: vectors.mapv(|v| v as f32),
-            });
+            return Ok(Self::Wide(vectors.mapv(|v| v as f32)));
         }
-        let gram = product(t.t(), t.view())?.mapv(f64::from);
+        let mut gram = Array2::<f64>::zeros((k, k));
+        for rows in weight.axis_chunks_iter(Axis(0), ROWS) {
+            let t = scaled(rows)?;
+            gram.zip_mut_with(&product(t.t(), t.view())?, |g, v| *g += f64::from(*v));
+        }
         let (values, vectors) = linalg::eigh(gram.view()).map_err(|e| e.to_string())?;
         let mut right = vectors.mapv(|v| v as f32);
         let largest = values.iter().copied().fold(0.0, f64::max);
@@ -52,15 +62,26 @@ impl Directions {
             };
             column.mapv_inplace(|v| v * norm as f32);
         }
-        Ok(Self {
-            left: product(t.view(), right.view())?,
-        })
+        let turned = product(metric.factor().t(), right.view())?;
+        let mut turn = Array2::zeros(turned.dim());
+        for (&at, row) in metric.order().iter().zip(turned.outer_iter()) {
+            turn.row_mut(at).assign(&row);
+        }
+        Ok(Self::Tall(turn))
     }
 
-    /// The first `rank` directions.
-    fn basis(&self, rank: usize) -> ArrayView2<'_, f32> {
-        let rank = rank.clamp(1, self.left.ncols().max(1));
-        self.left.slice(s![.., ..rank])
+    /// The first `rank` directions, `[M, rank]`.
+    fn basis(
+        &self,
+        weight: ArrayView2<'_, f32>,
+        rank: usize,
+    ) -> Result<CowArray<'_, f32, Ix2>, String> {
+        let (Self::Wide(all) | Self::Tall(all)) = self;
+        let some = all.slice(s![.., ..rank.clamp(1, all.ncols().max(1))]);
+        match self {
+            Self::Wide(_) => Ok(some.into()),
+            Self::Tall(_) => Ok(product(weight, some)?.into()),
+        }
     }
 
     /// The factors `L [M, r]`, `R [r, K]`, rounded: `R` in the norm, then `L` solved anew against the rounded `R` and
@@ -73,7 +94,7 @@ impl Directions {
         format: BlockFormat,
         effort: Effort,
     ) -> Result<[BlockMatrix; 2], String> {
-        let right = product(self.basis(rank).t(), weight)?;
+        let right = product(self.basis(weight, rank)?.t(), weight)?;
         let right = quantize(right.view(), metric, format, effort)?;
         let rounded = super::form::dense(&right);
         let left = against(weight, rounded.view(), metric, format, effort)?;
@@ -90,7 +111,7 @@ impl Directions {
         format: BlockFormat,
         effort: Effort,
     ) -> Result<[BlockMatrix; 3], String> {
-        let basis = self.basis(rank);
+        let basis = self.basis(weight, rank)?;
         let rows = product(basis.t(), weight)?;
         let gram = product(rows.view(), rows.t())?.mapv(f64::from);
         let (values, vectors) = linalg::eigh(gram.view()).map_err(|e| e.to_string())?;
@@ -123,8 +144,15 @@ fn against(
         .diag_mut()
         .iter_mut()
         .for_each(|d| *d += 1e-6 * mean + f64::MIN_POSITIVE);
-    let wanted = product(weight, weighted.t())?.mapv(f64::from);
-    let left = solve_right(damped, wanted).mapv(|v| v as f32);
+    let mut left = Array2::zeros((weight.nrows(), right.nrows()));
+    let rows = ROWS.max(right.nrows());
+    for (some, mut solved) in weight
+        .axis_chunks_iter(Axis(0), rows)
+        .zip(left.axis_chunks_iter_mut(Axis(0), rows))
+    {
+        let wanted = product(some, weighted.t())?.mapv(f64::from);
+        solved.zip_mut_with(&solve_right(damped.clone(), wanted), |l, s| *l = *s as f32);
+    }
     quantize(
         left.view(),
         &Metric::new(inner.view(), 1e-4)?,

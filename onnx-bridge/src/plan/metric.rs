@@ -11,6 +11,8 @@ const BLOCK: usize = 64;
 pub struct Metric {
     moment: Array2<f32>,
     order: Vec<usize>,
+    /// What was added to the diagonal of `C`.
+    ridge: f64,
     /// `R` transposed: lower triangular, `C = R Rᵀ` with `R` upper triangular, in the order of `order`.
     factor: Array2<f32>,
 }
@@ -62,6 +64,7 @@ impl Metric {
         Ok(Self {
             moment,
             order,
+            ridge,
             factor,
         })
     }
@@ -72,6 +75,7 @@ impl Metric {
         Self {
             moment: eye.clone(),
             order: (0..k).collect(),
+            ridge: 0.0,
             factor: eye,
         }
     }
@@ -112,6 +116,15 @@ impl Metric {
             .zip(error.iter())
             .map(|(a, b)| f64::from(*a) * f64::from(*b))
             .sum()
+    }
+
+    /// `tr(E C Eᵀ)` without the damping: what the layer's outputs really differ by, in the mean over its inputs.
+    ///
+    /// # Shapes
+    /// As [`Metric::energy`].
+    pub(crate) fn output_energy(&self, error: ArrayView2<'_, f32>) -> f64 {
+        let own: f64 = error.iter().map(|v| f64::from(*v).powi(2)).sum();
+        (self.energy(error) - self.ridge * own).max(0.0)
     }
 }
 

@@ -17,7 +17,10 @@ mod losses;
 mod low_rank;
 mod metric;
 #[cfg(feature = "tract")]
+mod outputs;
+#[cfg(feature = "tract")]
 mod record;
+mod rounding;
 #[cfg(feature = "tract")]
 mod search;
 #[cfg(feature = "tract")]
@@ -43,7 +46,7 @@ pub use solve::solve;
 pub use store::{MemoryStore, Store};
 #[cfg(feature = "tract")]
 pub use {
-    apply::Solved,
+    apply::{OutputLoss, Solved},
     record::{Plan, PlannedWeight},
-    session::{Goal, Planned, Session, compress_planned, replay},
+    session::{Goal, Planned, Session, Tried, compress_planned, replay},
 };

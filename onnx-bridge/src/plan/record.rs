@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::form::Candidate;
 use super::session::Goal;
+use crate::emit::packed::RunsOn;
 
 /// One weight of a plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +46,9 @@ pub struct Plan {
     pub base: String,
     /// The goal it was made for.
     pub goal: Goal,
+    /// The engines it was made for.
+    #[serde(rename = "target", default)]
+    pub runs_on: RunsOn,
     /// The weights.
     pub weights: Vec<PlannedWeight>,
     /// The predicted loss of all, squared relative output error.

@@ -2,12 +2,11 @@
 
 use super::allocate::{Allocation, Limits, Outcome, allocate};
 use super::apply::{Solved, apply};
-use super::check::check;
 use super::curve::{Curve, Point};
 use super::form::Candidate;
 use super::record::{Plan, PlannedWeight};
-use super::sequence::{Context, failed, solve_all};
-use super::session::{Goal, Planned, Session, Skipped, relative_errors};
+use super::sequence::{Context, Wanted, failed, solve_all};
+use super::session::{Goal, Planned, Session, Skipped, Tried, relative_errors, write};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::verify::Verification;
@@ -54,6 +53,7 @@ struct Bracket {
     missed: Option<Trial>,
     /// Size and excess of every trial: the logarithm of what was verified over what is allowed.
     known: Vec<(u64, f64)>,
+    tried: Vec<Tried>,
 }
 
 impl<'c> Search<'c> {
@@ -65,8 +65,9 @@ impl<'c> Search<'c> {
     ) -> Self {
         let weights = context.targets.iter().zip(offers).zip(losses);
         let curves = weights.map(|((target, offered), losses)| {
-            let point =
-                |(c, loss): (&Candidate, &f64)| Point::new(c.bytes(target), *loss, c.time(target));
+            let point = |(c, loss): (&Candidate, &f64)| {
+                Point::new(c.bytes(target, context.runs_on), *loss, c.time(target))
+            };
             Curve::new(offered.iter().zip(losses).map(point).collect())
         });
         let now = context.targets.iter().map(|t| Candidate::Keep.time(t));
@@ -83,19 +84,31 @@ impl<'c> Search<'c> {
     /// The best plan for the goal.
     pub(crate) fn run(&self, skipped: Skipped) -> Result<Planned> {
         let goal = self.session.goal;
-        let trial = if let Some(most) = goal.bytes {
+        let (trial, tried) = if let Some(most) = goal.bytes {
             let (chosen, size) = self.choose_within(most)?;
             let mut trial = self.try_out(&chosen)?;
             if size > most || self.excess(&trial) > 0.0 {
                 trial.blocking = Some(self.heaviest(&trial, size > most));
             }
-            trial
+            let tried = vec![self.tried(&trial)];
+            (trial, tried)
         } else if goal.speed.is_some() && goal.loss.is_none() && goal.drop.is_none() {
-            self.fastest()?
+            let trial = self.fastest()?;
+            let tried = vec![self.tried(&trial)];
+            (trial, tried)
         } else {
             self.smallest()?
         };
-        self.finish(trial, skipped)
+        self.finish(trial, tried, skipped)
+    }
+
+    fn tried(&self, trial: &Trial) -> Tried {
+        Tried {
+            bytes: trial.bytes,
+            loss: trial.verification.relative_l2,
+            accuracy: trial.verification.accuracy_after,
+            kept: trial.blocking.is_none() && self.excess(trial) <= 0.0,
+        }
     }
 
     fn limits(&self) -> Limits {
@@ -154,19 +167,37 @@ impl<'c> Search<'c> {
         let blanks = c.targets.iter().zip(self.offers).zip(picks);
         let blanks = blanks.map(|((target, offered), &pick)| {
             let form = offered[pick].blank(target.shape());
-            form.map(|form| Solved { form, bias: None })
+            form.map(|form| Solved::new(offered[pick], form))
                 .map_err(|problem| failed(target, problem))
         });
         let blanks: Vec<Solved> = blanks.collect::<Result<_>>()?;
-        Ok(apply(c.model, c.view, &c.targets, &blanks)?.0.encoded_len())
+        let (blank, _) = apply(c.model, c.view, &c.targets, &blanks, c.runs_on)?;
+        Ok(blank.encoded_len())
+    }
+
+    /// For a form that is no matrix of blocks: of those blocks that take no more bytes the ones predicted to lose least.
+    fn rival(&self, t: usize, pick: usize) -> Option<Candidate> {
+        let (offered, points) = (&self.offers[t], self.curves[t].points());
+        if matches!(offered[pick], Candidate::Keep | Candidate::Dense { .. }) {
+            return None;
+        }
+        let dense = (0..offered.len()).filter(|&i| {
+            matches!(offered[i], Candidate::Dense { .. })
+                && points[i].bytes() <= points[pick].bytes()
+        });
+        dense
+            .min_by(|&a, &b| points[a].loss().total_cmp(&points[b].loss()))
+            .map(|i| offered[i])
     }
 
     fn try_out(&self, chosen: &Allocation) -> Result<Trial> {
         let c = self.context;
-        let choices = self.offers.iter().zip(chosen.picks()).map(|(o, &i)| o[i]);
-        let (solved, originals) = solve_all(c, &choices.collect::<Vec<_>>())?;
-        let (model, _) = apply(c.model, c.view, &c.targets, &solved)?;
-        let verification = check(c, self.session, &originals, &model)?;
+        let wanted = chosen.picks().iter().enumerate().map(|(t, &pick)| Wanted {
+            choice: self.offers[t][pick],
+            rival: self.rival(t, pick),
+        });
+        let (solved, originals) = solve_all(c, &wanted.collect::<Vec<_>>())?;
+        let (model, verification) = write(c, self.session, &solved, &originals)?;
         let blocking = match chosen.outcome() {
             Outcome::Met => None,
             Outcome::Missed { blocking } => Some(blocking.clone()),
@@ -230,11 +261,12 @@ impl<'c> Search<'c> {
 
     /// The smallest file that keeps the loss: by prediction first, then between the largest file that missed and the
     /// smallest that kept it, until a file 3 % smaller misses.
-    fn smallest(&self) -> Result<Trial> {
+    fn smallest(&self) -> Result<(Trial, Vec<Tried>)> {
         let mut bracket = Bracket {
             kept: None,
             missed: None,
             known: Vec::new(),
+            tried: Vec::new(),
         };
         let aim = self.most_loss().unwrap_or(0.1);
         let (chosen, _) = self.choose(&Limits {
@@ -251,17 +283,18 @@ impl<'c> Search<'c> {
             self.take_in(&mut bracket, &chosen)?;
         }
         if let Some(kept) = bracket.kept {
-            return Ok(kept);
+            return Ok((kept, bracket.tried));
         }
         let mut trial = bracket.missed.ok_or_else(|| nothing("a plan"))?;
         trial.blocking = Some(self.heaviest(&trial, false));
-        Ok(trial)
+        Ok((trial, bracket.tried))
     }
 
     fn take_in(&self, bracket: &mut Bracket, chosen: &Allocation) -> Result<()> {
         let trial = self.try_out(chosen)?;
         let excess = self.excess(&trial);
         bracket.known.push((trial.bytes, excess));
+        bracket.tried.push(self.tried(&trial));
         let place = if excess <= 0.0 {
             (&mut bracket.kept, Some(trial.bytes as f64))
         } else {
@@ -292,18 +325,19 @@ impl<'c> Search<'c> {
         order
     }
 
-    fn finish(&self, trial: Trial, skipped: Skipped) -> Result<Planned> {
+    fn finish(&self, trial: Trial, tried: Vec<Tried>, skipped: Skipped) -> Result<Planned> {
         let c = self.context;
         let weights = c.targets.iter().enumerate().map(|(t, target)| {
-            let pick = trial.picks[t];
-            let choice = self.offers[t][pick];
+            let choice = trial.solved[t].choice;
+            let pick = self.offers[t].iter().position(|c| *c == choice);
+            let pick = pick.unwrap_or(trial.picks[t]);
             PlannedWeight {
                 name: target.name().to_string(),
                 op: target.op(c.view),
                 shape: target.shape(),
                 choice,
                 bytes_before: target.bytes(),
-                bytes: choice.bytes(target),
+                bytes: choice.bytes(target, c.runs_on),
                 predicted_loss: self.curves[t].points()[pick].loss(),
             }
         });
@@ -311,6 +345,7 @@ impl<'c> Search<'c> {
             schema: Plan::SCHEMA,
             base: c.base.key(),
             goal: self.session.goal,
+            runs_on: c.runs_on,
             weights: weights.collect(),
             predicted_loss: trial.predicted,
             bytes: trial.bytes,
@@ -323,6 +358,7 @@ impl<'c> Search<'c> {
             solved: trial.solved,
             skipped,
             verification: trial.verification,
+            tried,
             blocking: trial.blocking.map(|b| b.into_iter().map(name).collect()),
         })
     }

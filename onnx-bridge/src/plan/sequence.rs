@@ -2,13 +2,15 @@
 
 use ndarray::Array2;
 use rayon::prelude::*;
+use serde::Serialize;
 
-use super::apply::{Solved, bias_name};
+use super::apply::{OutputLoss, Solved, bias_name};
 use super::check::Outputs;
 use super::feedback::Effort;
 use super::form::{Candidate, Form};
 use super::low_rank::product;
 use super::metric::Metric;
+use super::outputs::{LayerOutputs, loss_of_rows};
 use super::solve::{decode, encode, solve};
 use super::spd::solve_right;
 use super::store::Store;
@@ -16,6 +18,7 @@ use crate::calibrate::segment::{Cut, Overrides, floats};
 use crate::calibrate::{Batch, Centre, Moments, Operand, Stages, Target, TargetKind, Values};
 use crate::constant::Constant;
 use crate::digest::Digest;
+use crate::emit::packed::RunsOn;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::tensor;
@@ -42,6 +45,7 @@ pub(crate) struct Context<'a> {
     pub(crate) stages: Stages,
     pub(crate) batches: Vec<Batch>,
     pub(crate) base: Digest,
+    pub(crate) runs_on: RunsOn,
     pub(crate) store: &'a dyn Store,
     pub(crate) progress: &'a (dyn Fn(&str, usize, usize) + Sync),
 }
@@ -81,6 +85,12 @@ impl<'c> Runner<'c> {
 
     /// Runs segment `s`, the compressed network with what its weights became.
     fn advance(&mut self, s: usize, solved: &[Option<Solved>]) -> Result<()> {
+        let ran = self.run(s, solved);
+        self.context.model.release();
+        ran
+    }
+
+    fn run(&mut self, s: usize, solved: &[Option<Solved>]) -> Result<()> {
         let cut = self.context.cut();
         let mut operands = cut.originals(s)?;
         let none = Overrides::new();
@@ -135,7 +145,7 @@ impl<'c> Runner<'c> {
                 let rows = |values: &Values, name: &str| -> Result<Array2<f32>> {
                     let value = floats(values, name)?;
                     let turned = name == layer.input() && layer.is_input_transposed();
-                    Ok(batch.rows(&if turned { value.reversed_axes() } else { value }))
+                    Ok(batch.rows(if turned { value.t() } else { value.view() }))
                 };
                 let x = rows(original, layer.input())?;
                 let Some(compressed) = self.compressed.as_ref().map(|v| &v[b]) else {
@@ -259,15 +269,23 @@ fn centre(context: &Context<'_>, t: usize) -> Centre {
     }
 }
 
+/// What a weight is to become.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct Wanted {
+    pub(crate) choice: Candidate,
+    /// A matrix in blocks of no more bytes, which takes its place where it turns out to lose less.
+    pub(crate) rival: Option<Candidate>,
+}
+
 /// Solves every weight as chosen. Results that the store has are taken from there. Beside them what the original makes of
 /// every batch.
 pub(crate) fn solve_all(
     context: &Context<'_>,
-    choices: &[Candidate],
+    choices: &[Wanted],
 ) -> Result<(Vec<Solved>, Vec<Outputs>)> {
     let mut solved: Vec<Option<Solved>> = vec![None; choices.len()];
     let mut runner = Runner::new(context, Networks::Both);
-    let mut upstream = context.base.add(b"sequence 2");
+    let mut upstream = context.base.add(b"sequence 3");
     let (mut done, total) = (0, choices.len());
     for (s, stage) in context.stages.stages().iter().enumerate() {
         (context.progress)("solve", done, total);
@@ -280,7 +298,7 @@ pub(crate) fn solve_all(
         };
         let kept: Vec<Option<Solved>> = stage
             .iter()
-            .map(|&t| recall(context, &choices[t], &key(t)))
+            .map(|&t| decode(&context.store.get(&key(t))?))
             .collect();
         runner.advance(s, &solved)?;
         let fresh: Vec<Solved> = stage
@@ -290,9 +308,7 @@ pub(crate) fn solve_all(
                 Some(kept) => Ok(kept),
                 None => {
                     let result = job(&runner, t, &choices[t])?;
-                    context
-                        .store
-                        .put(&key(t), &encode(&result.form, result.bias.as_deref()));
+                    context.store.put(&key(t), &encode(&result));
                     Ok(result)
                 }
             })
@@ -317,41 +333,54 @@ pub(crate) fn solve_all(
     for s in context.stages.stages().len()..context.stages.segments().len() {
         runner.advance(s, &[])?;
     }
-    let kept = |s: Option<Solved>| {
-        s.unwrap_or(Solved {
-            form: Form::Keep,
-            bias: None,
-        })
-    };
+    let kept = |s: Option<Solved>| s.unwrap_or_else(|| Solved::new(Candidate::Keep, Form::Keep));
     Ok((solved.into_iter().map(kept).collect(), runner.outputs()))
 }
 
-fn recall(context: &Context<'_>, choice: &Candidate, key: &str) -> Option<Solved> {
-    let (form, bias) = decode(choice, &context.store.get(key)?)?;
-    Some(Solved { form, bias })
-}
-
 /// One weight: fitted to the inputs it really gets, then rounded in their norm.
-fn job(runner: &Runner<'_>, t: usize, choice: &Candidate) -> Result<Solved> {
+fn job(runner: &Runner<'_>, t: usize, asked: &Wanted) -> Result<Solved> {
     let context = runner.context;
     let target = &context.targets[t];
-    if *choice == Candidate::Keep {
-        return Ok(Solved {
-            form: Form::Keep,
-            bias: None,
-        });
+    if asked.choice == Candidate::Keep {
+        return Ok(Solved::new(Candidate::Keep, Form::Keep));
     }
     let original = weight(context, t)?;
     let mut seen = runner.seen(t, &original)?;
     let (metric, own) = norm(context, t, &mut seen)?;
     let missing = seen.take_missing(centre(context, t));
-    let wanted = match (own, missing) {
+    let wanted = match (own, &missing) {
         (Some(own), Some(missing)) => fitted(&original, own, missing, seen.count()),
         _ => None,
     };
     let wanted = wanted.as_ref().unwrap_or(&original);
-    let form =
-        solve(wanted.view(), &metric, choice, EFFORT).map_err(|problem| failed(target, problem))?;
+    let outputs = match target.kind() {
+        TargetKind::Table(_) => None,
+        TargetKind::Dense(_) => Some(LayerOutputs {
+            original: &original,
+            metric: &metric,
+            missing: missing.as_ref(),
+            lack: seen.lack(centre(context, t)),
+            whole: metric.output_energy(original.view()),
+        }),
+    };
+    let solve = |choice: &Candidate| -> Result<(Form, f64)> {
+        let form = solve(wanted.view(), &metric, choice, EFFORT)
+            .map_err(|problem| failed(target, problem))?;
+        let loss = match &outputs {
+            Some(outputs) => outputs.loss(&form),
+            None => loss_of_rows(context.view, target, &form)?,
+        };
+        Ok((form, loss))
+    };
+    let (mut choice, (mut form, mut own)) = (asked.choice, solve(&asked.choice)?);
+    let mut dense = None;
+    if let Some(rival) = &asked.rival {
+        let (blocks, loss) = solve(rival)?;
+        dense = Some(loss);
+        if loss < own {
+            (choice, form, own) = (*rival, blocks, loss);
+        }
+    }
     let bias = bias_name(context.view, target).and_then(|name| {
         let bias = Constant::find(context.view, &name)?.to_f32()?;
         let [_, y] = seen.means();
@@ -363,7 +392,12 @@ fn job(runner: &Runner<'_>, t: usize, choice: &Candidate) -> Result<Solved> {
             .map(|(b, s)| (f64::from(*b) + s) as f32);
         Some(shifted.collect())
     });
-    Ok(Solved { form, bias })
+    Ok(Solved {
+        choice,
+        form,
+        bias,
+        loss: OutputLoss { own, dense },
+    })
 }
 
 /// `argmin E ||W y + d - V y||² + held ||V - W||²`, with `missing` `E[d yᵀ]`: the weight that would do best on the inputs it
@@ -375,7 +409,7 @@ fn job(runner: &Runner<'_>, t: usize, choice: &Candidate) -> Result<Solved> {
 fn fitted(
     original: &Array2<f32>,
     mut own: Array2<f64>,
-    missing: Array2<f64>,
+    missing: &Array2<f64>,
     count: f64,
 ) -> Option<Array2<f32>> {
     let k = own.nrows();
@@ -385,7 +419,7 @@ fn fitted(
     }
     let held = HELD * energy * (1.0 + k as f64 / count.max(1.0));
     own.diag_mut().iter_mut().for_each(|d| *d += held);
-    let moved = solve_right(own, missing);
+    let moved = solve_right(own, missing.clone());
     Some(
         ndarray::Zip::from(original)
             .and(&moved)

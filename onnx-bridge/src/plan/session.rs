@@ -5,16 +5,18 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::apply::{Solved, apply};
-use super::check::check;
+use super::check::{Outputs, check};
 use super::form::Candidate;
 use super::losses::{measure_losses, offers};
+use super::outputs::loss_of_rows;
 use super::record::Plan;
 use super::search::Search;
-use super::sequence::{Context, failed, solve_all};
+use super::sequence::{Context, Wanted, failed, solve_all};
 use super::store::Store;
-use crate::calibrate::{Batch, Operand, Stages, Target};
+use crate::calibrate::{Batch, Stages, Target};
 use crate::dataset::Dataset;
 use crate::digest::Digest;
+use crate::emit::packed::RunsOn;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::proto::ModelProto;
@@ -24,9 +26,6 @@ use crate::view::GraphView;
 
 /// The most samples that calibration runs on, spread evenly over the data.
 const SAMPLES: usize = 1024;
-
-/// Rows of a matrix that its error is summed over at once.
-const ROWS: usize = 1024;
 
 /// What the rewritten model has to keep. Without any goal: a verified loss of 0.005.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -47,6 +46,8 @@ pub struct Session<'a> {
     pub data: &'a Dataset,
     /// The goal.
     pub goal: Goal,
+    /// Which engines the model is written for.
+    pub runs_on: RunsOn,
     /// Which candidates a weight may become; [`Candidate::Keep`] is offered where nothing else is allowed.
     pub allow: &'a (dyn Fn(&Target, &Candidate) -> bool + Sync),
     /// Where finished jobs are kept.
@@ -80,8 +81,23 @@ pub struct Planned {
     pub skipped: Vec<(String, SkipReason)>,
     /// What the rewritten model was found to lose on the calibration data: goals are held to this.
     pub verification: Verification,
+    /// Every plan that was solved and checked on the way: of a goal on loss also the smaller files that missed it.
+    pub tried: Vec<Tried>,
     /// The weights that stand in the way of the goal, where it was missed.
     pub blocking: Option<Vec<String>>,
+}
+
+/// One plan that was solved and checked.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Tried {
+    /// The bytes of the file.
+    pub bytes: u64,
+    /// What it was found to lose: relative L2.
+    pub loss: f64,
+    /// The accuracy it was found to have, on data with labels.
+    pub accuracy: Option<f64>,
+    /// Whether it kept the goal.
+    pub kept: bool,
 }
 
 /// Calibrates, chooses, solves and verifies.
@@ -103,19 +119,20 @@ pub fn compress_planned(model: &Model, session: &Session<'_>) -> Result<Planned>
         });
     }
     let view = GraphView::new(model);
-    let (context, skipped) = context(model, &view, session)?;
+    let (context, skipped) = context(model, &view, session, session.runs_on)?;
     let offers = offers(&context, session);
     let losses = measure_losses(&context, session, &offers)?;
     Search::new(&context, session, &offers, &losses).run(skipped)
 }
 
-/// Makes the model that a plan describes: with the same model and data, the same bytes as when it was planned.
+/// Makes the model that a plan describes: with the same model and data, the same bytes as when it was planned. It is written
+/// for the engines that the plan names.
 ///
 /// # Errors
 /// As [`compress_planned`]; [`Error::Plan`] where the plan does not fit the model.
 pub fn replay(model: &Model, session: &Session<'_>, plan: &Plan) -> Result<Planned> {
     let view = GraphView::new(model);
-    let (context, skipped) = context(model, &view, session)?;
+    let (context, skipped) = context(model, &view, session, plan.runs_on)?;
     let mut choices = Vec::with_capacity(context.targets.len());
     for target in &context.targets {
         let found = plan
@@ -131,11 +148,13 @@ pub fn replay(model: &Model, session: &Session<'_>, plan: &Plan) -> Result<Plann
                 ),
             )
         };
-        choices.push(found.ok_or_else(missing)?.choice);
+        choices.push(Wanted {
+            choice: found.ok_or_else(missing)?.choice,
+            rival: None,
+        });
     }
     let (solved, originals) = solve_all(&context, &choices)?;
-    let (rewritten, _) = apply(model, &view, &context.targets, &solved)?;
-    let verification = check(&context, session, &originals, &rewritten)?;
+    let (rewritten, verification) = write(&context, session, &solved, &originals)?;
     Ok(Planned {
         model: rewritten,
         plan: plan.clone(),
@@ -143,33 +162,42 @@ pub fn replay(model: &Model, session: &Session<'_>, plan: &Plan) -> Result<Plann
         solved,
         skipped,
         verification,
+        tried: Vec::new(),
         blocking: None,
     })
 }
 
+/// Writes what the weights became into the model, and what that loses.
+///
+/// tract, which runs the check, has no operators for what is written for ONNX Runtime: there the same codes are checked as
+/// portable operators.
+pub(crate) fn write(
+    context: &Context<'_>,
+    session: &Session<'_>,
+    solved: &[Solved],
+    originals: &[Outputs],
+) -> Result<(Model, Verification)> {
+    let apply = |runs_on| {
+        apply(
+            context.model,
+            context.view,
+            &context.targets,
+            solved,
+            runs_on,
+        )
+    };
+    let (written, _) = apply(context.runs_on)?;
+    let verification = match context.runs_on {
+        RunsOn::Ort => check(context, session, originals, &apply(RunsOn::Portable)?.0)?,
+        RunsOn::Portable | RunsOn::Tract => check(context, session, originals, &written)?,
+    };
+    Ok((written, verification))
+}
+
 /// `||W - W~|| / ||W||` of every weight.
 pub(crate) fn relative_errors(context: &Context<'_>, solved: &[Solved]) -> Result<Vec<f64>> {
-    let one = |(target, solved): (&Target, &Solved)| -> Result<f64> {
-        let Some(became) = solved.form.operand(target.kind()) else {
-            return Ok(0.0);
-        };
-        let original = Operand::original(context.view, target)?;
-        let (mut error, mut norm) = (0.0, 0.0);
-        let square = |v: f32| f64::from(v).powi(2);
-        let all: Vec<usize> = (0..target.shape()[0]).collect();
-        for rows in all.chunks(ROWS) {
-            let (Some(a), Some(b)) = (original.rows(rows), became.rows(rows)) else {
-                let problem = "expected a matrix of floats".to_string();
-                return Err(failed(target, problem));
-            };
-            error += a.iter().zip(&b).map(|(a, b)| square(a - b)).sum::<f64>();
-            norm += a.iter().map(|v| square(*v)).sum::<f64>();
-        }
-        Ok(if error == 0.0 {
-            0.0
-        } else {
-            (error / norm.max(f64::MIN_POSITIVE)).sqrt()
-        })
+    let one = |(target, solved): (&Target, &Solved)| {
+        loss_of_rows(context.view, target, &solved.form).map(f64::sqrt)
     };
     context.targets.par_iter().zip(solved).map(one).collect()
 }
@@ -181,6 +209,7 @@ fn context<'a>(
     model: &'a Model,
     view: &'a GraphView<'a>,
     session: &Session<'a>,
+    runs_on: RunsOn,
 ) -> Result<(Context<'a>, Skipped)> {
     let (mut targets, mut skipped) = (Vec::new(), Vec::new());
     for (name, found) in Target::all(view) {
@@ -201,6 +230,7 @@ fn context<'a>(
             stages,
             batches,
             base,
+            runs_on,
             store,
             progress,
         },

@@ -2,6 +2,7 @@
 
 use ndarray::ArrayView2;
 
+use super::apply::{OutputLoss, Solved};
 use super::feedback::{Effort, quantize};
 use super::form::{Candidate, Form};
 use super::low_rank::Directions;
@@ -66,16 +67,20 @@ pub fn solve(
     })
 }
 
-/// Writes a form's parts: for each its shape, levels, block, unit, codes and steps.
-pub(crate) fn encode(form: &Form, bias: Option<&[f32]>) -> Vec<u8> {
+/// Writes a result: choice and loss as JSON, the bias, and of each part of the form its shape, levels, block, unit, codes
+/// and steps.
+pub(crate) fn encode(solved: &Solved) -> Vec<u8> {
     let mut bytes = Vec::new();
     let number = |bytes: &mut Vec<u8>, n: usize| bytes.extend((n as u64).to_le_bytes());
-    let bias = bias.map_or(Vec::new(), |b| {
+    let head = serde_json::to_vec(&(solved.choice, solved.loss)).unwrap_or_default();
+    number(&mut bytes, head.len());
+    bytes.extend(head);
+    let bias = solved.bias.as_ref().map_or(Vec::new(), |b| {
         b.iter().flat_map(|v| v.to_le_bytes()).collect()
     });
     number(&mut bytes, bias.len());
     bytes.extend(bias);
-    for part in form.parts() {
+    for part in solved.form.parts() {
         let [rows, cols] = part.shape();
         for n in [
             rows,
@@ -93,7 +98,7 @@ pub(crate) fn encode(form: &Form, bias: Option<&[f32]>) -> Vec<u8> {
 }
 
 /// Reads what [`encode`] wrote; `None` for anything else, a cut file included.
-pub(crate) fn decode(candidate: &Candidate, bytes: &[u8]) -> Option<(Form, Option<Vec<f32>>)> {
+pub(crate) fn decode(bytes: &[u8]) -> Option<Solved> {
     let mut rest = bytes;
     let mut take = |n: usize| -> Option<&[u8]> {
         let (head, tail) = rest.split_at_checked(n)?;
@@ -102,11 +107,13 @@ pub(crate) fn decode(candidate: &Candidate, bytes: &[u8]) -> Option<(Form, Optio
     };
     let number = |b: &[u8]| usize::try_from(u64::from_le_bytes(b.try_into().ok()?)).ok();
     let count = number(take(8)?)?;
+    let (choice, loss): (Candidate, OutputLoss) = serde_json::from_slice(take(count)?).ok()?;
+    let count = number(take(8)?)?;
     let bias: Vec<f32> = take(count)?
         .chunks_exact(4)
         .map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]))
         .collect();
-    let expected = match candidate {
+    let expected = match choice {
         Candidate::Keep => 0,
         Candidate::Dense { .. } => 1,
         Candidate::LowRank { .. } => 2,
@@ -131,9 +138,14 @@ pub(crate) fn decode(candidate: &Candidate, bytes: &[u8]) -> Option<(Form, Optio
     }
     let bias = (!bias.is_empty()).then_some(bias);
     rest.is_empty()
-        .then(|| Form::from_parts(candidate, parts))
+        .then(|| Form::from_parts(&choice, parts))
         .flatten()
-        .map(|form| (form, bias))
+        .map(|form| Solved {
+            choice,
+            form,
+            bias,
+            loss,
+        })
 }
 
 #[cfg(test)]
@@ -175,17 +187,18 @@ mod tests {
         let metric = Metric::new(moment.view(), 0.01).unwrap();
         for candidate in some() {
             let form = solve(weight.view(), &metric, &candidate, Effort::Feedback).unwrap();
-            let bytes = encode(&form, Some(&[1.0, 2.0]));
-            assert_eq!(
-                decode(&candidate, &bytes),
-                Some((form, Some(vec![1.0, 2.0])))
-            );
+            let solved = Solved {
+                bias: Some(vec![1.0, 2.0]),
+                loss: OutputLoss {
+                    own: 0.1 + 0.2,
+                    dense: Some(0.5),
+                },
+                ..Solved::new(candidate, form)
+            };
+            let bytes = encode(&solved);
+            assert_eq!(decode(&bytes), Some(solved));
             for cut in (0..bytes.len()).step_by(7) {
-                assert_eq!(
-                    decode(&candidate, &bytes[..cut]),
-                    None,
-                    "{candidate:?} cut to {cut}"
-                );
+                assert_eq!(decode(&bytes[..cut]), None, "{candidate:?} cut to {cut}");
             }
         }
     }

@@ -1,93 +1,30 @@
 //! `tnq plan`, and `tnq compress` with a goal: calibrate, choose, solve, verify.
 
+mod report;
+
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use onnx_bridge::blocks::Levels;
 use onnx_bridge::calibrate::TargetKind;
 use onnx_bridge::plan::{Candidate, Plan, Planned, Session, compress_planned, replay};
 use onnx_bridge::{Dataset, Model, inspect};
-use serde::Serialize;
 
-use super::finetune::line;
-use super::verification::VerificationReport;
-use super::{Bytes, Ended, print, print_json};
+use self::report::{Seconds, tell};
+use super::Ended;
 use crate::args::{CompressArgs, PlanArgs, SettingsArgs, TalkArgs};
 use crate::encoded::{Encoded, Storage};
 use crate::error::CliError;
-use crate::goals::{FolderStore, GoalArgs};
+use crate::goals::{Engine, FolderStore, GoalArgs};
 use crate::job::{existing, not_the_input, use_threads};
 use crate::model::{read_dataset, read_model};
 use crate::output::OutputFile;
 use crate::progress::Progress;
 use crate::rules::{Action, LayerRule};
 use crate::settings::Format;
-use crate::table::{bytes, figure, shape, table};
-use crate::tuning::{TuningJob, TuningReport};
-
-#[derive(Debug, Serialize)]
-struct Report<'a> {
-    schema: u32,
-    command: &'static str,
-    version: &'static str,
-    input: String,
-    output: Option<String>,
-    seed: u64,
-    bytes: Bytes,
-    goal: Reached<'a>,
-    weights: Vec<Weight<'a>>,
-    skipped: Vec<Skipped<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    finetune: Option<TuningReport>,
-    verification: VerificationReport,
-    seconds: Seconds,
-}
-
-#[derive(Debug, Serialize)]
-struct Reached<'a> {
-    #[serde(flatten)]
-    asked: onnx_bridge::plan::Goal,
-    predicted_loss: f64,
-    verified_loss: f64,
-    met: bool,
-    blocking: Option<&'a [String]>,
-}
-
-#[derive(Debug, Serialize)]
-struct Weight<'a> {
-    name: &'a str,
-    op: &'a str,
-    shape: [usize; 2],
-    format: &'static str,
-    modes: Modes,
-    ranks: Vec<usize>,
-    bits: u8,
-    choice: Candidate,
-    bytes_before: u64,
-    bytes_after: u64,
-    predicted_loss: f64,
-    error: f64,
-}
-
-#[derive(Debug, Serialize)]
-struct Modes {
-    input: Vec<usize>,
-    output: Vec<usize>,
-}
-
-#[derive(Debug, Serialize)]
-struct Skipped<'a> {
-    name: &'a str,
-    reason: String,
-}
-
-#[derive(Debug, Serialize)]
-struct Seconds {
-    plan: f64,
-    total: f64,
-}
+use crate::tuning::TuningJob;
 
 /// What both commands need.
 struct Ask<'a> {
@@ -175,9 +112,19 @@ fn solve<'a>(
     };
     let store = FolderStore::new(ask.goals.jobs.as_deref(), ask.beside);
     let stage = progress.stage("planning", 0);
+    let asked = ask.goals.target.map(Engine::runs_on);
+    if let (Some(plan), Some(asked)) = (&plan, asked)
+        && plan.runs_on != asked
+    {
+        return Err(CliError::Usage(format!(
+            "--target: the plan was made for {:?}, and another would not be its bytes",
+            plan.runs_on
+        )));
+    }
     let session = Session {
         data,
         goal: ask.goals.goal(model.encoded_len()),
+        runs_on: asked.unwrap_or_default(),
         allow: &allow,
         store: &store,
         progress: &|_, _, _| stage.step(),
@@ -349,157 +296,5 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Ended, CliError> {
         args.output.clone(),
         args.compute.seed,
         seconds,
-    )
-}
-
-#[allow(clippy::too_many_arguments, reason = "what a report tells, each once")]
-fn tell(
-    command: &'static str,
-    model: &Model,
-    ask: &Ask<'_>,
-    planned: &Planned,
-    finetune: Option<TuningReport>,
-    output: Option<PathBuf>,
-    seed: u64,
-    seconds: Seconds,
-) -> Result<Ended, CliError> {
-    let weights = planned
-        .plan
-        .weights
-        .iter()
-        .zip(&planned.errors)
-        .map(|(w, error)| Weight {
-            name: &w.name,
-            op: &w.op,
-            shape: w.shape,
-            format: w.choice.format_name(),
-            modes: {
-                let [input, output] = w.choice.modes(w.shape);
-                Modes { input, output }
-            },
-            ranks: w.choice.ranks(),
-            bits: w.choice.bits(),
-            choice: w.choice,
-            bytes_before: w.bytes_before,
-            bytes_after: w.bytes,
-            predicted_loss: w.predicted_loss,
-            error: *error,
-        });
-    let report = Report {
-        schema: super::SCHEMA,
-        command,
-        version: env!("CARGO_PKG_VERSION"),
-        input: ask.model.display().to_string(),
-        output: output.map(|o| o.display().to_string()),
-        seed,
-        bytes: Bytes {
-            before: model.encoded_len(),
-            after: planned.plan.bytes,
-        },
-        goal: Reached {
-            asked: planned.plan.goal,
-            predicted_loss: planned.plan.predicted_loss.sqrt(),
-            verified_loss: planned.verification.relative_l2,
-            met: planned.blocking.is_none(),
-            blocking: planned.blocking.as_deref(),
-        },
-        weights: weights.collect(),
-        skipped: planned
-            .skipped
-            .iter()
-            .map(|(name, r)| Skipped {
-                name,
-                reason: r.to_string(),
-            })
-            .collect(),
-        finetune,
-        verification: VerificationReport::new(ask.calib, planned.verification.clone()),
-        seconds,
-    };
-    if ask.talk.json {
-        print_json(&report)?;
-    } else {
-        print(text(&report).as_bytes())?;
-    }
-    Ok(if planned.blocking.is_some() {
-        Ended::GoalMissed
-    } else {
-        Ended::Done
-    })
-}
-
-fn text(report: &Report<'_>) -> String {
-    let mut rows: Vec<Vec<String>> = report
-        .weights
-        .iter()
-        .map(|w| {
-            let choice = match w.choice {
-                Candidate::Dense { format } => format!(
-                    "{} levels, blocks of {}",
-                    format.levels.count(),
-                    format.block
-                ),
-                Candidate::LowRank { rank, format } => {
-                    format!("rank {rank}, {} levels", format.levels.count())
-                }
-                Candidate::Corrected { base, rank, .. } => {
-                    format!("{} levels + rank {rank}", base.levels.count())
-                }
-                Candidate::Train { rank, format, .. } => {
-                    format!("two cores, rank {rank}, {} levels", format.levels.count())
-                }
-                Candidate::Tucker { rank, format } => {
-                    format!("core of {rank}, {} levels", format.levels.count())
-                }
-                _ => String::new(),
-            };
-            let of = [bytes(w.bytes_before), bytes(w.bytes_after)];
-            let [before, after] = of;
-            vec![
-                w.name.to_owned(),
-                shape(&w.shape),
-                w.format.to_owned(),
-                choice,
-                before,
-                after,
-                figure(w.error),
-            ]
-        })
-        .collect();
-    rows.extend(report.skipped.iter().map(|s| {
-        let blank = String::new;
-        vec![
-            s.name.to_owned(),
-            blank(),
-            "stays".to_owned(),
-            s.reason.clone(),
-            blank(),
-            blank(),
-            blank(),
-        ]
-    }));
-    let header = [
-        "weight", "shape", "becomes", "choice", "before", "after", "error",
-    ];
-    let Bytes { before, after } = report.bytes;
-    let missed = match report.goal.blocking {
-        Some(names) => format!(
-            "\nthe goal is missed; most of what is left stands in: {}",
-            names.join(", ")
-        ),
-        None => String::new(),
-    };
-    let trained = report.finetune.as_ref();
-    let trained = trained.map_or_else(String::new, |t| format!("{}\n", line(t)));
-    format!(
-        "{}\n{}: {} -> {}, {:.1} times smaller\npredicted loss {}{missed}\n{trained}{}\ntook {:.1} s\n",
-        table(&header, &["before", "after"], rows),
-        report.input,
-        bytes(before),
-        bytes(after),
-        before as f64 / after.max(1) as f64,
-        figure(report.goal.predicted_loss),
-        report.verification,
-        report.seconds.total,
     )
 }

@@ -56,6 +56,10 @@ fn wrong_usage_exits_with_two() {
         "modes need the format tt",
     );
     check(
+        &["compress", "m.onnx", "-o", "o.onnx", "--target", "ort"],
+        "--target: an engine's own formats are chosen by data",
+    );
+    check(
         &["verify", "a.onnx", "b.onnx", "--threads", "100000"],
         "--threads: expected at most 1024, found 100000",
     );

@@ -5,5 +5,6 @@ mod common;
 mod errors;
 mod finetune;
 mod help;
+mod interrupted;
 mod jobs;
 mod study;
