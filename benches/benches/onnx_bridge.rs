@@ -7,92 +7,15 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use onnx_bridge::proto::{
-    DataType, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
-    TypeProto, ValueInfoProto, tensor_shape_proto, type_proto,
-};
+use onnx_bridge::proto::ModelProto;
 use onnx_bridge::{Engine, Format, GraphView, Job, Model, Spec, compress, synthesize};
 use prost::Message;
+use tn_benches::models::products;
 use tn_formats::Truncation;
-
-fn value(name: &str, dims: &[&str]) -> ValueInfoProto {
-    use tensor_shape_proto::{Dimension, dimension::Value};
-    let dim = dims.iter().map(|text| {
-        let value = text
-            .parse()
-            .map_or_else(|_| Value::DimParam(text.to_string()), Value::DimValue);
-        Dimension {
-            denotation: None,
-            value: Some(value),
-        }
-    });
-    let shape = Some(TensorShapeProto { dim: dim.collect() });
-    let tensor = type_proto::Tensor {
-        elem_type: Some(DataType::Float as i32),
-        shape,
-    };
-    ValueInfoProto {
-        name: Some(name.into()),
-        r#type: Some(TypeProto {
-            denotation: None,
-            value: Some(type_proto::Value::TensorType(tensor)),
-        }),
-        ..Default::default()
-    }
-}
 
 /// A chain of `layers` products with square matrices of `n`.
 fn chain(layers: usize, n: usize) -> Model {
-    let name = |k: usize| {
-        if k == layers {
-            "y".to_string()
-        } else {
-            format!("x{k}")
-        }
-    };
-    let weight = |k: usize| {
-        let entry = |i: usize| {
-            ((i / n + 1) as f32 * 0.01).sin() * ((i % n + k) as f32 * 0.02).cos()
-                + (i % 17) as f32 * 0.01
-        };
-        TensorProto {
-            name: Some(format!("w{k}")),
-            dims: vec![n as i64, n as i64],
-            data_type: Some(DataType::Float as i32),
-            raw_data: Some(
-                (0..n * n)
-                    .flat_map(|i| entry(i).to_le_bytes())
-                    .collect::<Vec<u8>>()
-                    .into(),
-            ),
-            ..Default::default()
-        }
-    };
-    let node = |k: usize| NodeProto {
-        op_type: Some("MatMul".into()),
-        input: vec![name(k), format!("w{k}")],
-        output: vec![name(k + 1)],
-        ..Default::default()
-    };
-    let size = n.to_string();
-    let graph = GraphProto {
-        name: Some("chain".into()),
-        node: (0..layers).map(node).collect(),
-        initializer: (0..layers).map(weight).collect(),
-        input: vec![value("x0", &["batch", &size])],
-        output: vec![value("y", &["batch", &size])],
-        ..Default::default()
-    };
-    let proto = ModelProto {
-        ir_version: Some(8),
-        opset_import: vec![OperatorSetIdProto {
-            domain: None,
-            version: Some(17),
-        }],
-        graph: Some(graph),
-        ..Default::default()
-    };
-    Model::from_proto(proto).expect("a valid model")
+    products(&vec![n; layers + 1])
 }
 
 fn decode(c: &mut Criterion) {

@@ -86,34 +86,63 @@ impl Engine {
     /// # Errors
     /// [`Error::Engine`] with tract's own words where it does not take the model; its panics are caught.
     pub fn load(model: &Model) -> Result<Self> {
-        let inputs = model_inputs(model);
-        let runs = match Pieces::of(model) {
-            Some(pieces) => Runs::Pieces(Box::new(pieces)),
-            None => {
-                let bytes = sanitized(model.proto()).encode_to_vec();
-                Runs::Whole(Plans::load(bytes, &inputs, Vec::new())?)
-            }
+        match Self::in_pieces(model) {
+            Some(engine) => Ok(engine),
+            None => Self::new(model, model.proto(), Vec::new(), None),
+        }
+    }
+
+    /// Loads a model for inputs of these shapes and no others: what a service wants whose batches are all alike. tract
+    /// optimizes for the sizes, and nothing but its plan stays in memory.
+    ///
+    /// # Errors
+    /// As [`Engine::load`]; [`Error::Dataset`] for shapes that the file rules out or that are not one for each input.
+    pub fn load_shaped(model: &Model, shapes: &[Vec<usize>]) -> Result<Self> {
+        let Some(mut engine) = Self::in_pieces(model) else {
+            return Self::new(model, model.proto(), Vec::new(), Some(shapes));
         };
-        let outputs = model
-            .graph()
-            .output
-            .iter()
-            .map(|o| o.name().to_string())
-            .collect();
-        Ok(Self {
-            runs,
-            inputs,
-            outputs,
-        })
+        fix(&mut engine.inputs, shapes)?;
+        Ok(engine)
     }
 
     /// Loads a model whose graph has fused layers in it.
-    pub(crate) fn load_fused(model: &Model, fused: &ModelProto, layers: Layers) -> Result<Self> {
-        let inputs = model_inputs(model);
-        let bytes = sanitized(fused).encode_to_vec();
+    pub(crate) fn load_fused(
+        model: &Model,
+        fused: &ModelProto,
+        layers: Layers,
+        shapes: Option<&[Vec<usize>]>,
+    ) -> Result<Self> {
+        Self::new(model, fused, layers, shapes)
+    }
+
+    /// A model that is too large to be loaded whole.
+    fn in_pieces(model: &Model) -> Option<Self> {
+        let outputs = model.graph().output.iter().map(|o| o.name().to_string());
+        Some(Self {
+            runs: Runs::Pieces(Box::new(Pieces::of(model)?)),
+            inputs: model_inputs(model),
+            outputs: outputs.collect(),
+        })
+    }
+
+    fn new(
+        model: &Model,
+        proto: &ModelProto,
+        layers: Layers,
+        shapes: Option<&[Vec<usize>]>,
+    ) -> Result<Self> {
+        let mut inputs = model_inputs(model);
+        let bytes = sanitized(proto).encode_to_vec();
+        let plans = match shapes {
+            None => Plans::load(bytes, &inputs, layers)?,
+            Some(shapes) => {
+                fix(&mut inputs, shapes)?;
+                Plans::shaped(&bytes, &shapes.to_vec(), &layers)?
+            }
+        };
         let outputs = model.graph().output.iter().map(|o| o.name().to_string());
         Ok(Self {
-            runs: Runs::Whole(Plans::load(bytes, &inputs, layers)?),
+            runs: Runs::Whole(plans),
             outputs: outputs.collect(),
             inputs,
         })
@@ -309,20 +338,27 @@ fn sanitize(value: &mut Option<dimension::Value>, renamed: &mut BTreeMap<String,
     *name = renamed.entry(name.clone()).or_insert(next).clone();
 }
 
-fn to_tensor(info: &InputInfo, array: &NpyArray) -> Result<TValue> {
-    let wrong = || Error::Dataset {
-        array: info.name.clone(),
-        problem: format!(
-            "expected {}, found {}",
-            crate::tensor::type_name(info.data_type),
-            array.dtype()
-        ),
-    };
-    let ranks_differ = !info.dims.is_empty() && info.dims.len() != array.shape().len();
+/// Gives inputs the sizes that they will have.
+fn fix(inputs: &mut [InputInfo], shapes: &[Vec<usize>]) -> Result<()> {
+    if let Some(info) = inputs.get(shapes.len()) {
+        return Err(Error::Dataset {
+            array: info.name.clone(),
+            problem: format!("expected a shape for each input, found {}", shapes.len()),
+        });
+    }
+    for (info, shape) in inputs.iter_mut().zip(shapes) {
+        check_shape(info, shape)?;
+        info.dims = shape.iter().map(|&n| Some(n)).collect();
+    }
+    Ok(())
+}
+
+fn check_shape(info: &InputInfo, shape: &[usize]) -> Result<()> {
+    let ranks_differ = !info.dims.is_empty() && info.dims.len() != shape.len();
     let sizes_differ = info
         .dims
         .iter()
-        .zip(array.shape())
+        .zip(shape)
         .any(|(wanted, found)| wanted.is_some_and(|n| n != *found));
     if ranks_differ || sizes_differ {
         let wanted: Vec<String> = info
@@ -332,13 +368,22 @@ fn to_tensor(info: &InputInfo, array: &NpyArray) -> Result<TValue> {
             .collect();
         return Err(Error::Dataset {
             array: info.name.clone(),
-            problem: format!(
-                "expected shape [{}], found {:?}",
-                wanted.join(", "),
-                array.shape()
-            ),
+            problem: format!("expected shape [{}], found {shape:?}", wanted.join(", ")),
         });
     }
+    Ok(())
+}
+
+fn to_tensor(info: &InputInfo, array: &NpyArray) -> Result<TValue> {
+    let wrong = || Error::Dataset {
+        array: info.name.clone(),
+        problem: format!(
+            "expected {}, found {}",
+            crate::tensor::type_name(info.data_type),
+            array.dtype()
+        ),
+    };
+    check_shape(info, array.shape())?;
     let tensor = match (DataType::try_from(info.data_type), array) {
         (Ok(DataType::Float), NpyArray::F32(_) | NpyArray::F64(_) | NpyArray::F16(_)) => {
             Tensor::from(array.to_f32())

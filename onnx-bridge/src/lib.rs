@@ -83,6 +83,8 @@ pub use table::CodedTable;
 pub use table_layer::TableLayer;
 pub use text::graph_text;
 #[cfg(feature = "tract")]
-pub use verify::{Synthesized, Verification, synthesize, verify, verify_synthesized};
+pub use verify::{
+    Synthesized, Verification, synthesize, synthesize_sized, verify, verify_synthesized,
+};
 pub use view::{GraphView, Use};
 pub use weight::{Role, Weight};

@@ -11,7 +11,8 @@ use crate::runtime::{Layers, reader, settle};
 /// The size that an open axis other than the first has when a model is tried.
 const OPEN_AXIS: usize = 16;
 
-type Shapes = Vec<Vec<usize>>;
+/// The shape of every input.
+pub(crate) type Shapes = Vec<Vec<usize>>;
 type Plan = Arc<TypedRunnableModel>;
 
 /// The plans of one model.
@@ -19,8 +20,8 @@ type Plan = Arc<TypedRunnableModel>;
 /// tract refuses some graphs while two axes are open, such as `Flatten` of `[batch, sequence]`, and takes them once the
 /// sizes are known. Such a model gets a plan for the shapes at hand, kept until other shapes come.
 pub(crate) enum Plans {
-    /// One for all shapes.
-    Open(Plan),
+    /// One for all shapes that ever come.
+    Single(Plan),
     /// One for the shapes seen last.
     Fixed {
         bytes: Vec<u8>,
@@ -36,7 +37,7 @@ impl Plans {
     /// [`crate::Error::Engine`] with tract's words on the open shapes where it takes neither those nor fixed ones.
     pub(crate) fn load(bytes: Vec<u8>, inputs: &[InputInfo], layers: Layers) -> Result<Self> {
         let open = match plan(&bytes, None, &layers) {
-            Ok(plan) => return Ok(Self::Open(plan)),
+            Ok(plan) => return Ok(Self::Single(plan)),
             Err(error) => error,
         };
         let is_open = |input: &InputInfo| input.dims.iter().any(Option::is_none);
@@ -60,13 +61,21 @@ impl Plans {
         }
     }
 
+    /// Loads and optimizes an encoded model for one set of input shapes; nothing but the plan is kept.
+    ///
+    /// # Errors
+    /// [`crate::Error::Engine`].
+    pub(crate) fn shaped(bytes: &[u8], shapes: &Shapes, layers: &Layers) -> Result<Self> {
+        plan(bytes, Some(shapes), layers).map(Self::Single)
+    }
+
     /// Runs one batch.
     ///
     /// # Errors
     /// [`crate::Error::Engine`].
     pub(crate) fn run(&self, inputs: TVec<TValue>) -> Result<TVec<TValue>> {
         let plan = match self {
-            Self::Open(plan) => plan.clone(),
+            Self::Single(plan) => plan.clone(),
             Self::Fixed {
                 bytes,
                 layers,

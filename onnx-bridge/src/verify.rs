@@ -56,10 +56,18 @@ pub enum Synthesized {
 /// # Errors
 /// [`Error::Dataset`] for an input of a type that is not made up here.
 pub fn synthesize(model: &Model, samples: usize, seed: u64) -> Result<Dataset> {
+    synthesize_sized(model, samples, OPEN_AXIS, seed)
+}
+
+/// As [`synthesize`], with `open` as the size of every axis that the model leaves open, the samples' apart.
+///
+/// # Errors
+/// As [`synthesize`].
+pub fn synthesize_sized(model: &Model, samples: usize, open: usize, seed: u64) -> Result<Dataset> {
     let view = GraphView::new(model);
     let mut random = SplitMix(seed);
     let arrays = model_inputs(model).into_iter().map(|info| {
-        let mut shape: Vec<usize> = info.dims.iter().map(|d| d.unwrap_or(OPEN_AXIS)).collect();
+        let mut shape: Vec<usize> = info.dims.iter().map(|d| d.unwrap_or(open)).collect();
         match shape.first_mut() {
             Some(first) => *first = samples,
             None => shape.push(samples),

@@ -4,14 +4,15 @@ mod common;
 
 use common::{gemm, matmul, noise};
 use ndarray::ArrayD;
+use onnx_bridge::plan::{Candidate, Goal, MemoryStore, Session, compress_planned};
 use onnx_bridge::runtime::{Activations, Runtime, RuntimeOptions};
 use onnx_bridge::{
-    CoreGranularity, Engine, Format, Growth, Job, MappingChoice, Model, Quantization, Spec,
-    compress,
+    CoreGranularity, Dataset, Engine, Format, Growth, Job, MappingChoice, Model, Quantization,
+    Spec, compress,
 };
 use quant_core::Bits;
-use tn_formats::Truncation;
 use tn_formats::npy::NpyArray;
+use tn_formats::{Layout, Truncation};
 
 fn relative(found: &[f32], expected: &[f32]) -> f64 {
     let square = |v: &mut dyn Iterator<Item = f32>| v.map(|v| f64::from(v).powi(2)).sum::<f64>();
@@ -68,5 +69,103 @@ fn products_agree_with_the_chain() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn trains_agree_with_the_chain() {
+    let layouts: [(Layout, &[usize], &[usize]); 6] = [
+        (Layout::Interleaved, &[6, 6], &[8, 6]),
+        (Layout::Interleaved, &[3, 4, 3], &[4, 4, 3]),
+        (Layout::Interleaved, &[36, 1], &[3, 16]),
+        (Layout::Interleaved, &[2, 3, 3, 2], &[2, 2, 4, 3]),
+        (Layout::Split, &[6, 6], &[8, 6]),
+        (Layout::Split, &[36], &[48]),
+    ];
+    let block = CoreGranularity::Block(std::num::NonZeroUsize::new(4).unwrap());
+    for (layout, rows, cols) in layouts {
+        for (bits, granularity) in [
+            (8, CoreGranularity::Core),
+            (4, CoreGranularity::Axis),
+            (3, block),
+        ] {
+            let spec = Spec {
+                layout: Some(layout),
+                modes: Some((rows.to_vec(), cols.to_vec())),
+                quantization: Quantization {
+                    bits: Bits::new(bits).unwrap(),
+                    granularity,
+                    ..Quantization::default()
+                },
+                truncation: Some(Truncation::MaxRank(5)),
+                ..Spec::of(Format::Tt)
+            };
+            let what = format!("{layout:?} {rows:?} {cols:?} {bits} {granularity:?}");
+            for model in [matmul(48, 36), gemm(48, 36, Vec::new())] {
+                let (small, _) = compress(&model, &Job::new(spec.clone())).unwrap();
+                check(&small, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_matrix_in_pieces_is_one_layer() {
+    let spec = Spec {
+        quantization: Quantization {
+            bits: Bits::B4,
+            ..Quantization::default()
+        },
+        ..Spec::of(Format::Dense)
+    };
+    let (small, _) = compress(&matmul(1000, 1100), &Job::new(spec)).unwrap();
+    check(&small, "1000 to 1100");
+}
+
+#[test]
+fn every_form_that_a_plan_chooses_is_fused() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/digits");
+    let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    let data = Dataset::from_npz(std::io::Cursor::new(read("calib.npz"))).unwrap();
+    let model = Model::decode(read("model.onnx")).unwrap();
+    for format in ["dense", "low-rank", "tucker", "tt", "corrected"] {
+        let session = Session {
+            data: &data,
+            goal: Goal {
+                bytes: Some(model.encoded_len() / 8),
+                ..Goal::default()
+            },
+            allow: &|_, candidate| candidate.format_name() == format,
+            store: &MemoryStore::default(),
+            progress: &|_, _, _| {},
+        };
+        let planned = compress_planned(&model, &session).unwrap();
+        let changed = planned.plan.weights.iter();
+        let changed = changed.filter(|w| w.choice != Candidate::Keep).count();
+        assert!(changed > 0, "{format}");
+        let runtime = Runtime::load(&planned.model, &RuntimeOptions::default()).unwrap();
+        assert_eq!(runtime.layers().len(), changed, "{format}");
+        let stock = Engine::load(&planned.model).unwrap();
+        let (_, expected) = &stock.run_all(&data).unwrap()[0];
+        let (_, found) = &runtime.run_all(&data).unwrap()[0];
+        let (found, expected) = (found.to_f32(), expected.to_f32());
+        let error = relative(found.as_slice().unwrap(), expected.as_slice().unwrap());
+        assert!(error < 1e-5, "{format}: {error}");
+    }
+}
+
+#[test]
+fn a_model_for_one_shape_refuses_others() {
+    let model = gemm(8, 4, Vec::new());
+    let options = RuntimeOptions::default();
+    let runtime = Runtime::load_shaped(&model, &options, &[vec![3, 8]]).unwrap();
+    let batch = |rows: usize| [NpyArray::F32(ArrayD::zeros(vec![rows, 8]))];
+    assert_eq!(runtime.run(&batch(3)).unwrap()[0].shape(), [3, 4]);
+    for problem in [
+        runtime.run(&batch(2)).unwrap_err(),
+        Engine::load_shaped(&model, &[vec![3, 9]]).unwrap_err(),
+        Engine::load_shaped(&model, &[]).unwrap_err(),
+    ] {
+        assert!(problem.to_string().contains("expected"), "{problem}");
     }
 }

@@ -14,6 +14,7 @@ use crate::settings::{
 };
 
 use crate::study::StudyCommand;
+use crate::timing::BenchArgs;
 use crate::tuning::TuningArgs;
 
 /// Compress ONNX models with quantized tensor networks
@@ -44,6 +45,8 @@ pub(crate) enum Command {
     Finetune(Box<FinetuneArgs>),
     /// Compare a compressed model with its original in tract
     Verify(VerifyArgs),
+    /// Time a model in tract, and a compressed one beside it, over batch sizes
+    Bench(BenchArgs),
     /// Run a model in tract on arrays from a file
     Run(RunArgs),
     /// Decompose one array into a quantized tensor train or Tucker network

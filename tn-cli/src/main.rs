@@ -14,6 +14,7 @@ mod rules;
 mod settings;
 mod study;
 mod table;
+mod timing;
 mod tuning;
 
 use std::io::{self, Write};
@@ -60,6 +61,7 @@ fn run(command: Command) -> Result<Ended, CliError> {
         Command::Compress(args) => commands::compress::run(*args),
         Command::Finetune(args) => commands::finetune::run(*args),
         Command::Verify(args) => commands::verify::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
         Command::Run(args) => commands::run::run(&args),
         Command::Decompose(args) => commands::decompose::run(&args),
         Command::Reconstruct(args) => commands::reconstruct::run(&args),

@@ -2,27 +2,36 @@
 
 use std::collections::{HashMap, HashSet};
 
-use quant_core::{Activation, Groups, LowBitMatrix, LowBitParts, PanelMatrix};
+use quant_core::Activation;
 
 use super::Activations;
-use super::layer::{Factor, Kind, Layer, Table};
+use super::layer::{Kind, Layer};
+use super::network::Network;
 use super::op::OP;
-use crate::blocks::scale_of;
+use super::table::Table;
 use crate::proto::{self, GraphProto, NodeProto, TensorProto};
 use crate::recognise::{StoredArray, StoredBlocks, stored_arrays, stored_blocks};
 use crate::tensor;
 
-/// Scales that change along k more often than this make a matrix that is kept as `f32`.
-const SHORTEST_BLOCK: usize = 8;
-
-struct Finder<'a> {
-    graph: &'a GraphProto,
+/// A graph, indexed by what is looked for.
+pub(super) struct Finder<'a> {
+    pub(super) graph: &'a GraphProto,
     producers: HashMap<&'a str, usize>,
     consumers: HashMap<&'a str, Vec<usize>>,
-    initializers: HashMap<&'a str, &'a TensorProto>,
+    pub(super) initializers: HashMap<&'a str, &'a TensorProto>,
     outputs: HashSet<&'a str>,
-    arrays: HashMap<String, StoredArray>,
-    blocks: HashMap<String, StoredBlocks>,
+    pub(super) arrays: HashMap<String, StoredArray>,
+    pub(super) blocks: HashMap<String, StoredBlocks>,
+}
+
+/// A value times a matrix, which may stand in pieces.
+pub(super) struct Multiplied<'a> {
+    /// The pieces of the right operand.
+    pub(super) values: Vec<&'a str>,
+    /// The node that makes the product.
+    pub(super) last: usize,
+    /// All its nodes.
+    pub(super) nodes: Vec<usize>,
 }
 
 /// A chain of nodes that one layer takes the place of; `last` makes its result.
@@ -126,13 +135,32 @@ impl<'a> Finder<'a> {
         }
     }
 
-    fn made_by(&self, value: &str, op: &str) -> Option<&'a NodeProto> {
-        let node = &self.graph.node[*self.producers.get(value)?];
-        (node.op_type() == op).then_some(node)
+    pub(super) fn producer(&self, value: &str) -> Option<&'a NodeProto> {
+        self.producers.get(value).map(|&n| &self.graph.node[n])
+    }
+
+    pub(super) fn made_by(&self, value: &str, op: &str) -> Option<&'a NodeProto> {
+        self.producer(value).filter(|node| node.op_type() == op)
+    }
+
+    /// Whether a value depends on no input of the graph.
+    fn is_constant(&self, value: &str) -> bool {
+        let mut open = vec![value];
+        let mut seen = HashSet::new();
+        while let Some(value) = open.pop() {
+            if self.initializers.contains_key(value) || !seen.insert(value) {
+                continue;
+            }
+            match self.producer(value) {
+                Some(node) => open.extend(node.input.iter().map(String::as_str)),
+                None => return false,
+            }
+        }
+        true
     }
 
     /// The one node that reads a value that is no output.
-    fn only_consumer(&self, value: &str) -> Option<usize> {
+    pub(super) fn only_consumer(&self, value: &str) -> Option<usize> {
         match self.consumers.get(value).map(Vec::as_slice) {
             Some(&[only]) if !self.outputs.contains(value) => Some(only),
             _ => None,
@@ -155,49 +183,69 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// A value as the right operand `[K, N]` of a MatMul.
-    fn factor(&self, value: &str) -> Option<Factor> {
-        let (inner, shape) = match self.made_by(value, "Reshape") {
-            Some(reshape) => {
-                let dims = tensor::to_i64(self.initializers.get(reshape.input.get(1)?.as_str())?)?;
-                let dims: Option<Vec<usize>> =
-                    dims.iter().map(|d| usize::try_from(*d).ok()).collect();
-                (reshape.input.first()?.as_str(), dims?)
-            }
-            None => (value, self.arrays.get(value)?.shape().to_vec()),
-        };
-        let &[k, n] = shape.as_slice() else {
-            return None;
-        };
-        if let Some(blocks) = self.blocks.get(inner).filter(|b| b.lookups().is_empty()) {
-            return block_factor(blocks, [k, n]);
-        }
-        array_factor(self.arrays.get(inner)?, [k, n])
+    /// The MatMul, or the MatMuls joined by one Concat, that a value alone goes into.
+    pub(super) fn multiplied(&self, value: &str) -> Option<Multiplied<'a>> {
+        let consumers = self.consumers.get(value)?;
+        let found = self.multiplied_at(*consumers.first()?)?;
+        let products = found.nodes.iter().filter(|n| consumers.contains(n));
+        (products.count() == consumers.len() && !self.outputs.contains(value)).then_some(found)
     }
 
-    /// A MatMul by a stored matrix, and what follows it.
+    /// The MatMul at a node, with those beside it where a Concat joins them.
+    fn multiplied_at(&self, first: usize) -> Option<Multiplied<'a>> {
+        let node = &self.graph.node[first];
+        let input = node.input.first()?;
+        let operand = |node: &'a NodeProto| {
+            let fits = node.op_type() == "MatMul" && node.input.first() == Some(input);
+            fits.then(|| node.input.get(1).map(String::as_str))?
+        };
+        let alone = Multiplied {
+            values: vec![operand(node)?],
+            last: first,
+            nodes: vec![first],
+        };
+        let joined = self.only_consumer(node.output.first()?);
+        let Some(joined) = joined.filter(|&j| self.graph.node[j].op_type() == "Concat") else {
+            return Some(alone);
+        };
+        let concat = &self.graph.node[joined];
+        let parts = concat.input.iter().map(|part| {
+            let at = *self.producers.get(part.as_str())?;
+            let only = self.only_consumer(part) == Some(joined);
+            only.then_some((operand(&self.graph.node[at])?, at))
+        });
+        let Some(parts) = parts.collect::<Option<Vec<_>>>() else {
+            return Some(alone);
+        };
+        if proto::int_or(concat, "axis", 0) != -1 || parts.first()?.1 != first {
+            return Some(alone);
+        }
+        let mut nodes: Vec<usize> = parts.iter().map(|(_, at)| *at).collect();
+        nodes.push(joined);
+        Some(Multiplied {
+            values: parts.into_iter().map(|(value, _)| value).collect(),
+            last: joined,
+            nodes,
+        })
+    }
+
+    /// A train or a MatMul by a stored matrix, and what follows it.
     fn product(&self, first: usize) -> Option<(Chain, Vec<usize>)> {
         let node = &self.graph.node[first];
-        let input = node.input.first()?.clone();
-        let mut factors = vec![self.multiplied(node)?];
-        let mut nodes = vec![first];
-        let mut last = first;
-        while let Some(next) = self.only_consumer(&self.graph.node[last].output[0]) {
-            let node = &self.graph.node[next];
-            let follows = node.input.first() == self.graph.node[last].output.first();
-            let Some(factor) = follows.then(|| self.multiplied(node)).flatten() else {
-                break;
-            };
-            factors.push(factor);
-            nodes.push(next);
-            last = next;
-        }
-        if factors.windows(2).any(|w| w[0].n() != w[1].k()) {
+        if node.op_type() != "MatMul" || self.is_constant(node.input.first()?) {
             return None;
         }
-        let width = factors.last()?.n();
+        let (input, mut last, mut nodes, network) = match self.train(first) {
+            Some(found) => (
+                found.input,
+                found.last,
+                found.nodes,
+                Network::train(found.train),
+            ),
+            None => self.factors(first)?,
+        };
         let (mut bias, mut activation) = (Vec::new(), Activation::None);
-        if let Some((add, values)) = self.bias(last, width) {
+        if let Some((add, values)) = self.bias(last, network.n()) {
             (bias, last) = (values, add);
             nodes.push(add);
         }
@@ -211,17 +259,28 @@ impl<'a> Finder<'a> {
             (activation, last) = (Activation::Relu, relu);
         }
         let kind = Kind::Product {
-            factors,
+            network,
             bias,
             activation,
         };
         Some((Chain { input, last, kind }, nodes))
     }
 
-    fn multiplied(&self, node: &NodeProto) -> Option<Factor> {
-        (node.op_type() == "MatMul")
-            .then(|| self.factor(node.input.get(1)?))
-            .flatten()
+    /// Stored matrices one after the other.
+    fn factors(&self, first: usize) -> Option<(String, usize, Vec<usize>, Network)> {
+        let input = self.graph.node[first].input.first()?.clone();
+        let mut next = self.multiplied_at(first);
+        let (mut factors, mut nodes, mut last) = (Vec::new(), Vec::new(), first);
+        while let Some(product) = next {
+            let Some(factor) = self.factor(&product.values) else {
+                break;
+            };
+            factors.push(factor);
+            nodes.extend(product.nodes);
+            last = product.last;
+            next = self.multiplied(&self.graph.node[last].output[0]);
+        }
+        Some((input, last, nodes, Network::factors(factors)?))
     }
 
     /// The Add of a stored vector that follows a node.
@@ -300,12 +359,7 @@ impl<'a> Finder<'a> {
         if let Some(next) = self.only_consumer(&self.graph.node[last].output[0]) {
             let node = &self.graph.node[next];
             if node.op_type() == "MatMul" {
-                right = match self.factor(node.input.get(1)?)? {
-                    Factor::Dense(w) => Some(w),
-                    Factor::LowBit(w) => {
-                        Some(PanelMatrix::new(&w.dequantize(), [w.n(), w.k()]).ok()?)
-                    }
-                };
+                right = Some(self.factor(&[node.input.get(1)?])?);
                 last = self.only_consumer(&node.output[0])?;
             }
         }
@@ -315,105 +369,11 @@ impl<'a> Finder<'a> {
         if end.op_type() != "Reshape" || leading.input.first()? != &input {
             return None;
         }
-        let (values, levels) = (blocks.values(), blocks.levels());
-        let words = values.codes.chunks((per_row * block).max(1));
-        let table = Table {
-            levels,
-            shape: [count, per_row, block],
-            words: words.flat_map(|row| levels.pack(row)).collect(),
-            scales: values
-                .steps
-                .iter()
-                .map(|&s| scale_of(s, values.unit))
-                .collect(),
-            right,
-        };
+        let table = Table::new(blocks, [count, per_row, block], right)?;
         Some(Chain {
             input,
             last,
             kind: Kind::Table(table),
         })
     }
-}
-
-/// `[K, N]` of few levels, blocks down the columns; as `f32` where they run along the rows.
-fn block_factor(blocks: &StoredBlocks, [k, n]: [usize; 2]) -> Option<Factor> {
-    let extent = blocks.extent();
-    if extent.elements() != k * n {
-        return None;
-    }
-    if extent.inner != n {
-        return dense(&blocks.dequantize(), [k, n]);
-    }
-    let values = blocks.values();
-    let (codes, steps) = (turned(&values.codes, n), turned(&values.steps, n));
-    let scales: Vec<f32> = steps.iter().map(|&s| scale_of(s, values.unit)).collect();
-    let parts = LowBitParts {
-        shape: [n, k],
-        codes: &codes,
-        levels: usize::from(blocks.levels().count()),
-        zero: blocks.levels().zero(),
-        block: extent.block,
-        scales: &scales,
-        offsets: &[],
-    };
-    LowBitMatrix::new(parts).ok().map(Factor::LowBit)
-}
-
-/// `[K, N]` with linear codes; as `f32` where the scales change too often along K.
-fn array_factor(array: &StoredArray, [k, n]: [usize; 2]) -> Option<Factor> {
-    let tensor = array.tensor();
-    let (params, scheme) = (tensor.params(), tensor.scheme());
-    if tensor.len() != k * n {
-        return None;
-    }
-    let mut group = vec![0usize; k * n];
-    let groups = Groups::new(tensor.shape(), scheme.granularity()).ok()?;
-    groups.for_each_element(|element, g| group[element] = g);
-    let changes = (1..k).filter(|&i| group[i * n..][..n] != group[(i - 1) * n..][..n]);
-    let block = changes.fold(k, gcd);
-    if block < SHORTEST_BLOCK.min(k) {
-        return dense(&tensor.dequantize(), [k, n]);
-    }
-    let codes = tensor.codes();
-    let lowest = codes.iter().copied().min().unwrap_or(0);
-    let levels = codes.iter().copied().max().unwrap_or(0) - lowest + 1;
-    let unsigned: Vec<u8> = codes.iter().map(|c| (c - lowest) as u8).collect();
-    let zeros = params.zero_points();
-    let zero = zeros.first().copied().unwrap_or(0);
-    let at = |j: usize, b: usize| group[b * block * n + j];
-    let spread = |f: &dyn Fn(usize) -> f32| -> Vec<f32> {
-        (0..n)
-            .flat_map(|j| (0..k / block).map(move |b| (j, b)))
-            .map(|(j, b)| f(at(j, b)))
-            .collect()
-    };
-    let parts = LowBitParts {
-        shape: [n, k],
-        codes: &turned(&unsigned, n),
-        levels: levels as usize,
-        zero: (zero - lowest) as f32,
-        block,
-        scales: &spread(&|g| params.scales()[g]),
-        offsets: &spread(&|g| (zeros[g.min(zeros.len() - 1)] - zero) as f32),
-    };
-    LowBitMatrix::new(parts).ok().map(Factor::LowBit)
-}
-
-fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
-fn dense(values: &[f32], [k, n]: [usize; 2]) -> Option<Factor> {
-    debug_assert_eq!(values.len(), k * n, "a matrix of that shape");
-    PanelMatrix::new(&turned(values, n), [n, k])
-        .ok()
-        .map(Factor::Dense)
-}
-
-/// `[rows, cols]` with rows and columns exchanged.
-fn turned<T: Copy>(data: &[T], cols: usize) -> Vec<T> {
-    (0..cols)
-        .flat_map(|c| data.iter().skip(c).step_by(cols).copied())
-        .collect()
 }

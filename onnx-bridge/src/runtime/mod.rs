@@ -4,9 +4,15 @@
 //! operator takes the place of each: a product with low-bit matrices, dense or of low rank, with its bias and a Relu or GELU
 //! behind it, or a lookup in a low-bit table. What is not found runs as stock tract runs it.
 
+mod cost;
+mod factors;
 mod find;
 mod layer;
+mod network;
 mod op;
+mod table;
+mod train;
+mod trains;
 
 pub(crate) use op::{Layers, reader, settle};
 
@@ -62,6 +68,22 @@ impl Runtime {
     /// # Errors
     /// As [`Engine::load`].
     pub fn load(model: &Model, options: &RuntimeOptions) -> Result<Self> {
+        Self::new(model, options, None)
+    }
+
+    /// Loads a model for inputs of these shapes and no others, as [`Engine::load_shaped`] does.
+    ///
+    /// # Errors
+    /// As [`Engine::load_shaped`].
+    pub fn load_shaped(
+        model: &Model,
+        options: &RuntimeOptions,
+        shapes: &[Vec<usize>],
+    ) -> Result<Self> {
+        Self::new(model, options, Some(shapes))
+    }
+
+    fn new(model: &Model, options: &RuntimeOptions, shapes: Option<&[Vec<usize>]>) -> Result<Self> {
         let (graph, layers) = find::fuse(model.graph(), options.activations);
         let mut proto = model.proto().clone();
         proto.graph = Some(graph);
@@ -73,7 +95,7 @@ impl Runtime {
         let reports = reports.collect();
         let layers: Layers = layers.into_iter().map(Arc::new).collect();
         Ok(Self {
-            engine: Engine::load_fused(model, &proto, layers)?,
+            engine: Engine::load_fused(model, &proto, layers, shapes)?,
             layers: reports,
         })
     }

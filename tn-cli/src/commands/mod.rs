@@ -1,5 +1,6 @@
 //! One module per command: what it does with a job, and how it says so.
 
+pub(crate) mod bench;
 pub(crate) mod compress;
 pub(crate) mod decompose;
 pub(crate) mod docs;

@@ -1,6 +1,7 @@
 //! The binary as its users meet it.
 
 mod arrays;
+mod bench;
 mod common;
 mod errors;
 mod finetune;
