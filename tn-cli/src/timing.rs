@@ -55,8 +55,8 @@ Examples:
   tnq bench encoder.onnx small.onnx --batches 1,8 --length 128 --activations int8
   tnq bench small.onnx --json
 
-The models run in turns, after a round that does not count, on one thread each. A speed-up is the ratio of
-the medians; the interval holds the median of the rounds' ratios in 95 of 100 cases.";
+The models run in turns, after a round that does not count, on one thread each. A speed-up is the
+ratio of the medians; the interval holds the median of the rounds' ratios in 95 of 100 cases.";
 
 /// What runs a compressed model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]

@@ -64,8 +64,11 @@ impl Codes {
 }
 
 impl Finder<'_> {
-    /// Values side by side as the right operand `[K, N]` of one MatMul.
+    /// Values side by side as the right operand `[K, N]` of one MatMul; none for weights that were never rewritten.
     pub(super) fn factor(&self, values: &[&str]) -> Option<Factor> {
+        if values.iter().all(|v| self.initializers.contains_key(*v)) {
+            return None;
+        }
         let codes: Option<Vec<Codes>> = values.iter().map(|v| self.codes(v)).collect();
         if let Some(packed) = codes.and_then(Codes::stacked).and_then(|c| c.packed()) {
             return Some(Factor::LowBit(packed));
