@@ -436,14 +436,18 @@ mod tests {
     }
 
     #[test]
-    fn a_split_train_becomes_two_matrices() {
-        let shapes = [
-            [1, 1, 64, 32],
-            [32, 1, 64, 128],
-            [128, 64, 1, 32],
-            [32, 64, 1, 1],
-        ];
-        let order = Order::cheapest(&shapes);
-        assert_eq!(order.ends, [2, 4]);
+    fn a_split_train_becomes_two_matrices_where_that_saves_products() {
+        let merged = |inner: usize, middle: usize| {
+            let shapes = [
+                [1, 1, 64, inner],
+                [inner, 1, 64, middle],
+                [middle, 64, 1, inner],
+                [inner, 64, 1, 1],
+            ];
+            Order::cheapest(&shapes).ends == [2, 4]
+        };
+        assert!(merged(64, 64));
+        // Two cores of rank 32 take fewer products than their half as one matrix.
+        assert!(!merged(32, 128));
     }
 }
