@@ -33,6 +33,8 @@ mod solve;
 mod spd;
 mod store;
 #[cfg(feature = "tract")]
+mod tradeoff;
+#[cfg(feature = "tract")]
 mod train;
 
 pub use allocate::{Allocation, Limits, Outcome, allocate};
@@ -49,4 +51,5 @@ pub use {
     apply::{OutputLoss, Solved},
     record::{Plan, PlannedWeight},
     session::{Goal, Planned, Session, Tried, compress_planned, replay},
+    tradeoff::{Baseline, Tradeoff, TradeoffPoint, TriedPlan},
 };

@@ -13,6 +13,7 @@ use super::record::Plan;
 use super::search::Search;
 use super::sequence::{Context, Wanted, failed, solve_all};
 use super::store::Store;
+use super::tradeoff::Tradeoff;
 use crate::calibrate::{Batch, Stages, Target};
 use crate::dataset::Dataset;
 use crate::digest::Digest;
@@ -85,6 +86,8 @@ pub struct Planned {
     pub tried: Vec<Tried>,
     /// The weights that stand in the way of the goal, where it was missed.
     pub blocking: Option<Vec<String>>,
+    /// What the planner saw around its choice; none for a replayed plan.
+    pub tradeoff: Option<Tradeoff>,
 }
 
 /// One plan that was solved and checked.
@@ -164,6 +167,7 @@ pub fn replay(model: &Model, session: &Session<'_>, plan: &Plan) -> Result<Plann
         verification,
         tried: Vec::new(),
         blocking: None,
+        tradeoff: None,
     })
 }
 
