@@ -8,6 +8,7 @@ pub(crate) mod finetune;
 pub(crate) mod inspect;
 pub(crate) mod planned;
 pub(crate) mod reconstruct;
+pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod study;
 mod verification;

@@ -13,6 +13,7 @@ use onnx_bridge::plan::{Candidate, Plan, Planned, Session, compress_planned, rep
 use onnx_bridge::{Dataset, Model, inspect};
 
 use self::report::{Seconds, tell};
+use super::report::Page;
 use super::Ended;
 use crate::args::{CompressArgs, PlanArgs, SettingsArgs, TalkArgs};
 use crate::encoded::{Encoded, Storage};
@@ -22,7 +23,7 @@ use crate::job::{existing, not_the_input, use_threads};
 use crate::model::{read_dataset, read_model};
 use crate::output::OutputFile;
 use crate::progress::Progress;
-use crate::rules::{Action, LayerRule};
+use crate::rules::{Action, LayerRule, idle_rules};
 use crate::settings::Format;
 use crate::tuning::TuningJob;
 
@@ -36,6 +37,7 @@ struct Ask<'a> {
     rules: &'a [LayerRule],
     beside: &'a Path,
     plan: Option<&'a Path>,
+    page: &'a Page,
     talk: &'a TalkArgs,
 }
 
@@ -80,6 +82,13 @@ fn solve<'a>(
             )
         })
         .collect();
+    let layers: Vec<Vec<&str>> = names
+        .values()
+        .map(|names| names.iter().map(String::as_str).collect())
+        .collect();
+    for idle in idle_rules(ask.rules, &layers) {
+        progress.warn(&idle);
+    }
     let allow = |target: &onnx_bridge::calibrate::Target, candidate: &Candidate| {
         let own = [target.name().to_owned()];
         let names: Vec<&str> = names
@@ -172,6 +181,11 @@ pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
     let tuning = TuningJob::new(args.finetune.as_deref(), &args.tuning, args.compute.seed)?;
     not_the_input(&args.model, &args.output)?;
     let output = OutputFile::new(&args.output, existing(args.force))?;
+    let page = Page::new(
+        &args.page,
+        existing(args.force),
+        &[&args.model, &args.output],
+    )?;
     use_threads(args.compute.threads)?;
     let model = read_model(&args.model)?;
     let data = read_dataset(calib, &model)?;
@@ -188,6 +202,7 @@ pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
         rules: &args.layers,
         beside: &args.output,
         plan: args.plan.as_deref(),
+        page: &page,
         talk: &args.talk,
     };
     let (mut planned, store) = solve(&ask, &model, &data)?;
@@ -265,6 +280,9 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Ended, CliError> {
         .as_ref()
         .map(|o| OutputFile::new(o, existing(args.force)))
         .transpose()?;
+    let mut others = vec![args.model.as_path()];
+    others.extend(args.output.as_deref());
+    let page = Page::new(&args.page, existing(args.force), &others)?;
     let ask = Ask {
         model: &args.model,
         calib: &args.calib,
@@ -274,6 +292,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Ended, CliError> {
         rules: &args.layers,
         beside: args.output.as_deref().unwrap_or(&args.model),
         plan: None,
+        page: &page,
         talk: &args.talk,
     };
     let data = read_dataset(&args.calib, &model)?;

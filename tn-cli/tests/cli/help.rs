@@ -10,6 +10,7 @@ fn help_of_every_command() {
         "compress",
         "verify",
         "bench",
+        "report",
         "run",
         "decompose",
         "reconstruct",

@@ -8,4 +8,5 @@ mod finetune;
 mod help;
 mod interrupted;
 mod jobs;
+mod report;
 mod study;

@@ -3,14 +3,16 @@
 use std::path::PathBuf;
 
 use onnx_bridge::Model;
-use onnx_bridge::plan::{Candidate, Planned, Tried};
+use onnx_bridge::plan::{Candidate, Planned, Tradeoff, Tried};
 use serde::Serialize;
 
 use super::super::finetune::line;
-use super::super::verification::VerificationReport;
+use super::super::report::{Seen, Sight};
+use super::super::verification::{Latency, Named, Samples, VerificationReport};
 use super::super::{Bytes, Ended, SCHEMA, print, print_json};
 use super::Ask;
 use crate::error::CliError;
+use crate::report::{command_line, describe};
 use crate::table::{bytes, figure, shape, table};
 use crate::tuning::TuningReport;
 
@@ -19,16 +21,20 @@ struct Report<'a> {
     schema: u32,
     command: &'static str,
     version: &'static str,
+    command_line: String,
     input: String,
     output: Option<String>,
     seed: u64,
     bytes: Bytes,
     goal: Reached<'a>,
+    tradeoff: Option<&'a Tradeoff>,
     weights: Vec<Weight<'a>>,
     skipped: Vec<Skipped<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     finetune: Option<TuningReport>,
     verification: VerificationReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latency: Option<Latency>,
     seconds: Seconds,
 }
 
@@ -61,6 +67,8 @@ struct Weight<'a> {
     output_error: f64,
     /// The same of dense blocks of no more bytes, where the weight became something else.
     dense_output_error: Option<f64>,
+    #[serde(flatten)]
+    seen: Seen,
 }
 
 #[derive(Debug, Serialize)]
@@ -92,6 +100,19 @@ pub(super) fn tell(
     seed: u64,
     seconds: Seconds,
 ) -> Result<Ended, CliError> {
+    let solved = planned.plan.weights.iter().zip(&planned.solved);
+    let became = |name: &str| {
+        let (_, solved) = solved.clone().find(|(w, _)| w.name == name)?;
+        solved.form.matrix()
+    };
+    let sight = Sight::of(model, ask.talk, ask.page, &became);
+    let latency = if ask.page.wanted() {
+        let [original, other] = [(model, ask.model), (&planned.model, ask.beside)]
+            .map(|(model, path)| Named { model, path });
+        Some(Samples::new(original, Some(ask.calib), seed)?.latency(original, other)?)
+    } else {
+        None
+    };
     let weights = planned
         .plan
         .weights
@@ -115,11 +136,13 @@ pub(super) fn tell(
             error: *error,
             output_error: solved.loss.own.sqrt(),
             dense_output_error: solved.loss.dense.map(f64::sqrt),
+            seen: sight.weight(&w.name),
         });
     let report = Report {
         schema: SCHEMA,
         command,
         version: env!("CARGO_PKG_VERSION"),
+        command_line: command_line(),
         input: ask.model.display().to_string(),
         output: output.map(|o| o.display().to_string()),
         seed,
@@ -135,6 +158,7 @@ pub(super) fn tell(
             tried: &planned.tried,
             blocking: planned.blocking.as_deref(),
         },
+        tradeoff: planned.tradeoff.as_ref(),
         weights: weights.collect(),
         skipped: planned
             .skipped
@@ -146,8 +170,10 @@ pub(super) fn tell(
             .collect(),
         finetune,
         verification: VerificationReport::new(ask.calib, planned.verification.clone()),
+        latency,
         seconds,
     };
+    ask.page.write(&report)?;
     if ask.talk.json {
         print_json(&report)?;
     } else {
@@ -178,33 +204,13 @@ fn text(report: &Report<'_>) -> String {
         .weights
         .iter()
         .map(|w| {
-            let choice = match w.choice {
-                Candidate::Dense { format } => format!(
-                    "{} levels, blocks of {}",
-                    format.levels.count(),
-                    format.block
-                ),
-                Candidate::LowRank { rank, format } => {
-                    format!("rank {rank}, {} levels", format.levels.count())
-                }
-                Candidate::Corrected { base, rank, .. } => {
-                    format!("{} levels + rank {rank}", base.levels.count())
-                }
-                Candidate::Train { rank, format, .. } => {
-                    format!("two cores, rank {rank}, {} levels", format.levels.count())
-                }
-                Candidate::Tucker { rank, format } => {
-                    format!("core of {rank}, {} levels", format.levels.count())
-                }
-                _ => String::new(),
-            };
             let of = [bytes(w.bytes_before), bytes(w.bytes_after)];
             let [before, after] = of;
             vec![
                 w.name.to_owned(),
                 shape(&w.shape),
                 w.format.to_owned(),
-                choice,
+                describe(&w.choice),
                 before,
                 after,
                 figure(w.error),
