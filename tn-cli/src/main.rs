@@ -16,8 +16,8 @@ mod rules;
 mod settings;
 mod study;
 mod table;
-mod timing;
 mod temporary;
+mod timing;
 mod tuning;
 
 use std::io::{self, Write};

@@ -13,8 +13,8 @@ use onnx_bridge::plan::{Candidate, Plan, Planned, Session, compress_planned, rep
 use onnx_bridge::{Dataset, Model, inspect};
 
 use self::report::{Seconds, tell};
-use super::report::Page;
 use super::Ended;
+use super::report::Page;
 use crate::args::{CompressArgs, PlanArgs, SettingsArgs, TalkArgs};
 use crate::encoded::{Encoded, Storage};
 use crate::error::CliError;
