@@ -60,7 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "hidden" => config.hidden_weight = Some(value.parse()?),
             "float" => config.float_part = Some(value.parse()?),
             "mix" => config.mix = value.parse()?,
-            "batch" => config.batch = value.parse()?,
+            "batch" => config.batch = Some(value.parse()?),
             "seed" => config.seed = value.parse()?,
             "mask" => config.mask = Some(value.to_string()),
             _ => return Err(format!("unknown setting `{name}`").into()),

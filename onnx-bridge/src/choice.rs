@@ -291,6 +291,13 @@ impl Job {
         self.importance.get(weight).map(Vec::as_slice)
     }
 
+    /// The same job with another number of bits for every weight.
+    pub fn with_bits(mut self, bits: Bits) -> Self {
+        let specs = std::iter::once(&mut self.default).chain(self.weights.values_mut());
+        specs.for_each(|spec| spec.quantization.bits = bits);
+        self
+    }
+
     /// The spec of a weight.
     pub fn spec(&self, weight: &str) -> &Spec {
         self.weights.get(weight).unwrap_or(&self.default)

@@ -126,6 +126,29 @@ impl Dataset {
         self
     }
 
+    /// Some of the samples, by number and in this order; numbers past the last sample are left out.
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] when none is left.
+    pub fn select(&self, samples: &[usize]) -> Result<Self> {
+        let kept = samples.iter().copied().filter(|&i| i < self.samples);
+        let kept: Vec<usize> = kept.collect();
+        if kept.is_empty() {
+            return Err(Error::Dataset {
+                array: String::new(),
+                problem: "expected at least one sample to select, found none".into(),
+            });
+        }
+        let arrays = self.arrays.iter();
+        let arrays = arrays.map(|(n, a)| (n.clone(), changed(a, Rows::Each(&kept))));
+        let labels = self.labels.as_ref();
+        Ok(Self {
+            arrays: arrays.collect(),
+            labels: labels.map(|l| kept.iter().map(|&i| l[i]).collect()),
+            samples: kept.len(),
+        })
+    }
+
     /// At most the first `count` samples.
     pub fn head(&self, count: usize) -> Self {
         let count = count.min(self.samples);
@@ -145,20 +168,36 @@ impl Dataset {
 
 /// A range of an array's first axis.
 pub(crate) fn rows(array: &NpyArray, range: Range<usize>) -> NpyArray {
-    fn cut<T: Clone>(a: &ArrayD<T>, range: Range<usize>) -> ArrayD<T> {
-        a.slice_axis(Axis(0), Slice::from(range))
-            .as_standard_layout()
-            .into_owned()
+    let of = Slice::from(range);
+    changed(array, Rows::Range(of))
+}
+
+/// Which of an array's first axis.
+#[derive(Clone, Copy)]
+enum Rows<'a> {
+    Range(Slice),
+    Each(&'a [usize]),
+}
+
+fn changed(array: &NpyArray, rows: Rows<'_>) -> NpyArray {
+    fn cut<T: Clone>(a: &ArrayD<T>, rows: Rows<'_>) -> ArrayD<T> {
+        match rows {
+            Rows::Range(range) => a
+                .slice_axis(Axis(0), range)
+                .as_standard_layout()
+                .into_owned(),
+            Rows::Each(each) => a.select(Axis(0), each),
+        }
     }
     match array {
-        NpyArray::F16(a) => NpyArray::F16(cut(a, range)),
-        NpyArray::F32(a) => NpyArray::F32(cut(a, range)),
-        NpyArray::F64(a) => NpyArray::F64(cut(a, range)),
-        NpyArray::I64(a) => NpyArray::I64(cut(a, range)),
-        NpyArray::I32(a) => NpyArray::I32(cut(a, range)),
-        NpyArray::I8(a) => NpyArray::I8(cut(a, range)),
-        NpyArray::U8(a) => NpyArray::U8(cut(a, range)),
-        NpyArray::Bool(a) => NpyArray::Bool(cut(a, range)),
+        NpyArray::F16(a) => NpyArray::F16(cut(a, rows)),
+        NpyArray::F32(a) => NpyArray::F32(cut(a, rows)),
+        NpyArray::F64(a) => NpyArray::F64(cut(a, rows)),
+        NpyArray::I64(a) => NpyArray::I64(cut(a, rows)),
+        NpyArray::I32(a) => NpyArray::I32(cut(a, rows)),
+        NpyArray::I8(a) => NpyArray::I8(cut(a, rows)),
+        NpyArray::U8(a) => NpyArray::U8(cut(a, rows)),
+        NpyArray::Bool(a) => NpyArray::Bool(cut(a, rows)),
         // `NpyArray` may grow; what is not known here goes whole and is refused by the engine.
         other => other.clone(),
     }

@@ -11,8 +11,8 @@ use std::ops::ControlFlow;
 use common::{floats, int, node, noise, proto, value};
 use ndarray::{ArrayD, IxDyn};
 use onnx_bridge::finetune::{
-    Checkpoint, Ending, FinetuneConfig, Length, Observer, Silent, Start, StepReport, finetune,
-    interpret, missing_operators,
+    Checkpoint, Ending, FinetuneConfig, Length, Observer, Silent, Start, Started, StepReport,
+    Train, finetune, interpret, missing_operators,
 };
 use onnx_bridge::{
     CoreGranularity, Dataset, Error, Format, Job, Model, Spec, Stored, compress, stored_arrays,
@@ -77,7 +77,7 @@ fn gap(a: &[f32], b: &[f32]) -> f32 {
 fn config(steps: u64) -> FinetuneConfig {
     FinetuneConfig {
         length: Length::Steps(steps),
-        batch: 32,
+        batch: Some(32),
         evaluations: 4,
         ..Default::default()
     }
@@ -214,8 +214,8 @@ impl Observer for StopAfter {
         }
     }
 
-    fn checkpoint(&mut self, checkpoint: &Checkpoint) {
-        self.1 = Some(checkpoint.encode().unwrap());
+    fn checkpoint(&mut self, state: &dyn Fn() -> Checkpoint) {
+        self.1 = Some(state().encode().unwrap());
     }
 }
 
@@ -343,6 +343,72 @@ fn settings_out_of_range_are_named() {
         plain.to_string().contains("expected a compressed model"),
         "{plain}"
     );
+}
+
+#[test]
+fn a_batch_in_parts_has_the_gradients_of_the_whole() {
+    let (teacher, data) = (teacher(), data(256));
+    let student = student(Format::Tt, 4, CoreGranularity::Core);
+    // Of the divergence of logits, a mean over samples, the parts add up to the whole.
+    let run = |accumulate| {
+        let config = FinetuneConfig {
+            accumulate,
+            hidden_weight: Some(0.0),
+            ..config(10)
+        };
+        let start = Start::default();
+        finetune(&teacher, &student, &data, &config, &start, &mut Silent).unwrap()
+    };
+    let (whole, parts) = (run(1), run(5));
+    for (a, b) in whole.curve.iter().zip(&parts.curve) {
+        assert!((a.loss - b.loss).abs() < 1e-3 * a.loss, "{a:?} {b:?}");
+    }
+    assert!(whole.best_loss < whole.first_loss);
+}
+
+/// What a run says that it trains.
+struct Counts(usize);
+
+impl Observer for Counts {
+    fn started(&mut self, report: &Started) {
+        self.0 = report.floats;
+    }
+}
+
+#[test]
+fn what_is_trained_grows_from_cores_to_everything() {
+    let nodes = vec![
+        node("MatMul", &["x", "w1"], "m", vec![]),
+        node("Add", &["m", "b1"], "h", vec![]),
+        node("LayerNormalization", &["h", "scale", "offset"], "n", vec![]),
+        node("Mul", &["n", "gate"], "g", vec![]),
+        node("MatMul", &["g", "w2"], "y", vec![]),
+    ];
+    let initializers = vec![
+        floats("w1", &[24, 32], |i| 0.4 * noise(1, i)),
+        floats("b1", &[32], |i| 0.1 * noise(2, i)),
+        floats("scale", &[32], |i| 1.0 + 0.1 * noise(3, i)),
+        floats("offset", &[32], |i| 0.1 * noise(4, i)),
+        floats("gate", &[32], |i| 1.0 + 0.1 * noise(5, i)),
+        floats("w2", &[32, 5], |i| 0.6 * noise(6, i)),
+    ];
+    let (x, y) = (value("x", &[0, 24]), value("y", &[0, 5]));
+    let teacher = Model::from_proto(proto(17, initializers, nodes, x, y)).unwrap();
+    let job = Job::new(spec(Format::LowRank, 4, CoreGranularity::Core));
+    let student = compress(&teacher, &job.with_weight("w2", Spec::keep()))
+        .unwrap()
+        .0;
+    for (train, expected) in [
+        (Train::Cores, 32),
+        (Train::Norms, 32 + 64),
+        (Train::All, 32 + 64 + 32 + 160),
+    ] {
+        let config = FinetuneConfig { train, ..config(2) };
+        let mut counts = Counts(0);
+        let start = Start::default();
+        finetune(&teacher, &student, &data(64), &config, &start, &mut counts).unwrap();
+        assert_eq!(counts.0, expected, "{train:?}");
+    }
 }
 
 /// Models beside the workspace against tract.

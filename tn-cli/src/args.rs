@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use quant_core::Bits;
 
@@ -110,6 +110,10 @@ pub(crate) struct CompressArgs {
     /// Replay the choices of `tnq plan -o PLAN`, byte for byte; needs the same --calib
     #[arg(long, value_name = "PLAN")]
     pub(crate) plan: Option<PathBuf>,
+    /// Train what was compressed, quantization in the loop, to do what the original does on these samples: one array per
+    /// model input, and an int64 array `labels` if there are classes
+    #[arg(long, value_name = "NPZ")]
+    pub(crate) finetune: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) goals: GoalArgs,
     #[command(flatten)]
@@ -118,6 +122,8 @@ pub(crate) struct CompressArgs {
     /// the words of the choices above; repeatable, the last match wins
     #[arg(long = "layer", value_name = "REGEX=..", help_heading = "Choices")]
     pub(crate) layers: Vec<LayerRule>,
+    #[command(flatten)]
+    pub(crate) tuning: TuningArgs,
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
     #[command(flatten)]
@@ -158,7 +164,9 @@ Examples:
   tnq compress model.onnx -o small.onnx
   tnq compress model.onnx -o small.onnx --calib samples.npz --ranks eps=0.05 --bits 4
   tnq compress model.onnx -o small.onnx --format tt --layout interleaved --ranks 16 \\
-      --modes 4x7x4x7:4x8x8x4 --layer 'fc2=modes=4x8x8x4:4x8x8x4' --layer 'head=keep'";
+      --modes 4x7x4x7:4x8x8x4 --layer 'fc2=modes=4x8x8x4:4x8x8x4' --layer 'head=keep'
+  tnq compress model.onnx -o small.onnx --format tt --ranks 8 --bits 4 --finetune train.npz
+  tnq compress encoder.onnx -o small.onnx --calib tokens.npz --target-size 8MB --finetune train.npz";
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
@@ -213,8 +221,8 @@ pub(crate) struct FinetuneArgs {
 const FINETUNE_HELP: &str = "\
 Examples:
   tnq finetune model.onnx small.onnx -o tuned.onnx --data train.npz
-  tnq finetune model.onnx small.onnx -o tuned.onnx --data train.npz --minutes 30 --checkpoint run.json
-  tnq finetune encoder.onnx small.onnx -o tuned.onnx --data tokens.npz --mask attention_mask --lr 1e-3 --batch 64";
+  tnq finetune model.onnx small.onnx -o tuned.onnx --data train.npz --minutes 30 --checkpoint run.safetensors
+  tnq finetune encoder.onnx small.onnx -o tuned.onnx --data tokens.npz --mask attention_mask --train +norms";
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
@@ -231,6 +239,16 @@ pub(crate) struct VerifyArgs {
     pub(crate) talk: TalkArgs,
 }
 
+/// What runs a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum RunEngine {
+    /// tract
+    #[default]
+    Tract,
+    /// The interpreter that training uses; it lacks some operators and names them
+    Interpreter,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// The ONNX model
@@ -241,6 +259,9 @@ pub(crate) struct RunArgs {
     /// Where to write the outputs, one array per model output
     #[arg(long, short, value_name = "NPZ")]
     pub(crate) output: PathBuf,
+    /// What runs it
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) engine: RunEngine,
     /// Overwrite the output if it exists
     #[arg(long)]
     pub(crate) force: bool,

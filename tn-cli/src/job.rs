@@ -12,6 +12,7 @@ use crate::error::CliError;
 use crate::output::{Existing, OutputFile};
 use crate::rules::{Action, LayerRule};
 use crate::settings::{Format, Granularity, Layout, Ranks, Scheme, Settings};
+use crate::tuning::TuningJob;
 
 /// All that `tnq compress` needs to know.
 #[derive(Debug)]
@@ -21,6 +22,7 @@ pub(crate) struct CompressJob {
     pub(crate) storage: Storage,
     pub(crate) calib: Option<PathBuf>,
     pub(crate) choices: Choices,
+    pub(crate) tuning: Option<TuningJob>,
     pub(crate) seed: u64,
 }
 
@@ -32,6 +34,7 @@ impl CompressJob {
     /// [`CliError::Usage`] for choices that exclude each other, those of [`OutputFile::new`] for the output.
     pub(crate) fn new(args: CompressArgs) -> Result<Self, CliError> {
         let choices = Choices::new(args.settings, args.layers)?;
+        let tuning = TuningJob::new(args.finetune.as_deref(), &args.tuning, args.compute.seed)?;
         not_the_input(&args.model, &args.output)?;
         let output = OutputFile::new(&args.output, existing(args.force))?;
         Ok(Self {
@@ -40,6 +43,7 @@ impl CompressJob {
             storage: Storage::asked(args.external_data),
             calib: args.calib,
             choices,
+            tuning,
             seed: args.compute.seed,
         })
     }

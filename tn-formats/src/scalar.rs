@@ -28,10 +28,12 @@ impl Real for f32 {
     const DTYPE: &'static str = "F32";
     const BYTES: usize = 4;
 
+    #[inline]
     fn widen(self) -> f64 {
         f64::from(self)
     }
 
+    #[inline]
     fn narrow(x: f64) -> Self {
         x as f32
     }
@@ -42,10 +44,12 @@ impl Real for f64 {
     const DTYPE: &'static str = "F64";
     const BYTES: usize = 8;
 
+    #[inline]
     fn widen(self) -> f64 {
         self
     }
 
+    #[inline]
     fn narrow(x: f64) -> Self {
         x
     }

@@ -63,6 +63,21 @@ pub(crate) struct Batches<'a> {
     seed: u64,
 }
 
+/// Samples held back at most: as many as tell states apart, few enough to be evaluated often.
+const MOST_HELD_BACK: usize = 512;
+
+/// The samples trained on, and those held back, both in order.
+pub(crate) fn split(samples: usize, part: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
+    let mut order: Vec<usize> = (0..samples).collect();
+    SplitMix::new(seed, u64::MAX).shuffle(&mut order);
+    let count = (samples as f64 * part) as usize;
+    let count = count.min(MOST_HELD_BACK).min(samples.saturating_sub(1));
+    let mut training = order.split_off(count);
+    training.sort_unstable();
+    order.sort_unstable();
+    (training, order)
+}
+
 /// Batches whose samples are looked through together when they are sorted by length.
 const BUCKET: usize = 16;
 
@@ -83,13 +98,7 @@ impl<'a> Batches<'a> {
         let lengths = mask
             .map(|name| Ok::<_, Error>((name.to_string(), lengths(name, data.input(name)?)?)))
             .transpose()?;
-        let mut order: Vec<usize> = (0..data.len()).collect();
-        SplitMix::new(seed, u64::MAX).shuffle(&mut order);
-        let count = ((data.len() as f64 * held_back) as usize).min(data.len() - 1);
-        let mut training = order.split_off(count);
-        let mut held_back = order;
-        training.sort_unstable();
-        held_back.sort_unstable();
+        let (training, held_back) = split(data.len(), held_back, seed);
         Ok(Self {
             data,
             inputs,
@@ -99,6 +108,30 @@ impl<'a> Batches<'a> {
             batch,
             seed,
         })
+    }
+
+    /// How many samples there are, those held back included.
+    pub(crate) fn samples(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Up to where the mask keeps a sample's positions; `None` without a mask.
+    pub(crate) fn length(&self, sample: usize) -> Option<usize> {
+        let (_, lengths) = self.lengths.as_ref()?;
+        Some(lengths[sample].max(1))
+    }
+
+    /// All samples in batches, by length where there are lengths.
+    pub(crate) fn everything(&self) -> Vec<Vec<usize>> {
+        self.by_length((0..self.data.len()).collect())
+    }
+
+    fn by_length(&self, mut order: Vec<usize>) -> Vec<Vec<usize>> {
+        if let Some((_, lengths)) = &self.lengths {
+            order.sort_by_key(|&i| lengths[i]);
+        }
+        let batches = order.chunks(self.batch.max(1));
+        batches.map(<[usize]>::to_vec).collect()
     }
 
     /// How many batches one pass over the training part has; a last one that is not full is left out.
@@ -131,14 +164,7 @@ impl<'a> Batches<'a> {
         } else {
             &self.held_back
         };
-        let mut order = samples.to_vec();
-        if let Some((_, lengths)) = &self.lengths {
-            order.sort_by_key(|&i| lengths[i]);
-        }
-        order
-            .chunks(self.batch.max(1))
-            .map(<[usize]>::to_vec)
-            .collect()
+        self.by_length(samples.to_vec())
     }
 
     /// The arrays of some samples, cut to the longest of them.
@@ -344,4 +370,48 @@ pub(crate) fn mix(
         *value = Value::Float((x + gap.broadcast_mul(&shares)?)?);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Samples of 1 to 32 positions, each as often as any other.
+    fn data(samples: usize) -> Dataset {
+        let mask =
+            ArrayD::from_shape_fn(vec![samples, 32], |at| i64::from(at[1] <= at[0] * 7 % 32));
+        Dataset::new(vec![("mask".into(), NpyArray::I64(mask))]).unwrap()
+    }
+
+    #[test]
+    fn every_sample_is_seen_once_a_pass_among_samples_of_its_length() {
+        let data = data(660);
+        let batches =
+            Batches::new(&data, vec!["mask".into()], Some("mask"), (16, 0.03, 5)).unwrap();
+        assert_eq!((batches.training.len(), batches.held_back.len()), (641, 19));
+        let per_epoch = batches.per_epoch() as u64;
+        assert_eq!(per_epoch, 40);
+        let (mut spread, mut seen) = (0, Vec::new());
+        for step in 0..per_epoch {
+            let samples = batches.training(step);
+            let lengths = || samples.iter().filter_map(|&i| batches.length(i));
+            let longest = lengths().max().unwrap();
+            spread += longest - lengths().min().unwrap();
+            let feeds = batches.feeds(&samples).unwrap();
+            assert_eq!(
+                batches.keep(&feeds).unwrap().unwrap().dims(),
+                [16, longest, 1]
+            );
+            seen.extend(samples);
+        }
+        // Without buckets it would be about 28 a batch.
+        assert!(spread < 4 * per_epoch as usize, "{spread}");
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), 640);
+        let held: Vec<usize> = batches.evaluation().concat();
+        assert!(held.iter().all(|i| !seen.contains(i)));
+        assert_ne!(batches.training(0), batches.training(per_epoch));
+        assert_eq!(batches.everything().concat().len(), 660);
+    }
 }

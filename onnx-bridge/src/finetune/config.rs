@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::student::Kind;
 use crate::error::{Error, Result};
 
 /// Which numbers move.
@@ -38,6 +39,8 @@ pub enum LossKind {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Length {
+    /// Chosen by the student: 3000 steps; four passes over the samples, and 200 steps at least, where weights were calibrated.
+    Auto,
     /// This many optimizer steps: the same bytes on every run.
     Steps(u64),
     /// This much time; the schedule follows the clock, so runs differ.
@@ -49,12 +52,12 @@ pub enum Length {
 pub struct FinetuneConfig {
     /// How long.
     pub length: Length,
-    /// Samples per optimizer step.
-    pub batch: usize,
+    /// Samples per optimizer step; `None` chooses by the student: 128, and 64 where weights were calibrated.
+    pub batch: Option<usize>,
     /// Parts in which a batch is computed, one after the other, to save memory.
     pub accumulate: usize,
     /// Peak learning rate of AdamW over one cycle; `None` chooses by the student: 1e-2 for trains and other products
-    /// of cores, 5e-3 for matrices, 1e-3 for planned matrices of few levels, whose starting point is calibrated.
+    /// of cores, 5e-3 for matrices, 3e-4 for planned matrices of few levels, whose starting point is calibrated.
     pub learning_rate: Option<f64>,
     /// Decoupled weight decay on weights.
     pub weight_decay: f64,
@@ -88,8 +91,8 @@ pub struct FinetuneConfig {
 impl Default for FinetuneConfig {
     fn default() -> Self {
         Self {
-            length: Length::Steps(3000),
-            batch: 128,
+            length: Length::Auto,
+            batch: None,
             accumulate: 1,
             learning_rate: None,
             weight_decay: 0.0,
@@ -109,7 +112,42 @@ impl Default for FinetuneConfig {
     }
 }
 
+/// What was left open, chosen.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Chosen {
+    /// Samples per step.
+    pub(crate) batch: usize,
+    /// The peak learning rate.
+    pub(crate) learning_rate: f64,
+    /// The part of the run without quantization.
+    pub(crate) float_part: f64,
+    /// Steps; `None` by the clock.
+    pub(crate) steps: Option<u64>,
+}
+
 impl FinetuneConfig {
+    /// Chooses for a student of this kind and so many samples to train on.
+    pub(crate) fn choose(&self, kind: Kind, training: usize) -> Chosen {
+        let (rate, float_part, batch) = match kind {
+            Kind::Cores => (1e-2, 0.4, 128),
+            Kind::Matrices => (5e-3, 0.4, 128),
+            Kind::Blocks => (3e-4, 0.0, 64),
+        };
+        let batch = self.batch.unwrap_or(batch);
+        let passes = |n: usize| (n * training / batch).max(200) as u64;
+        Chosen {
+            batch,
+            learning_rate: self.learning_rate.unwrap_or(rate),
+            float_part: self.float_part.unwrap_or(float_part),
+            steps: match (self.length, kind) {
+                (Length::Steps(n), _) => Some(n),
+                (Length::Time(_), _) => None,
+                (Length::Auto, Kind::Blocks) => Some(passes(4)),
+                (Length::Auto, _) => Some(3000),
+            },
+        }
+    }
+
     /// Checks every number.
     ///
     /// # Errors
@@ -119,17 +157,23 @@ impl FinetuneConfig {
         let part = |v: f64| (0.0..1.0).contains(&v);
         let weight = |v: f64| v.is_finite() && v >= 0.0;
         let length = match self.length {
+            Length::Auto => 1.0,
             Length::Steps(n) => n as f64,
             Length::Time(t) => t.as_secs_f64(),
         };
         for (name, expected, found, holds) in [
             ("length", "at least one step", length, positive(length)),
-            ("batch", "at least 1", self.batch as f64, self.batch > 0),
+            (
+                "batch",
+                "at least 1",
+                self.batch.unwrap_or(1) as f64,
+                self.batch != Some(0),
+            ),
             (
                 "accumulate",
                 "1 to the batch",
                 self.accumulate as f64,
-                (1..=self.batch).contains(&self.accumulate),
+                (1..=self.batch.unwrap_or(64)).contains(&self.accumulate),
             ),
             (
                 "learning rate",

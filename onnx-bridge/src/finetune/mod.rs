@@ -22,7 +22,9 @@
 //! | `student` | what is trained, its leaves and gradients, and the way back into the file |
 //! | `objective`, `loss` | teacher and student on a batch, and the loss between them |
 //! | `batches` | the order of samples, lengths, masks, mixing |
-//! | `train`, `checkpoint` | the loop, its state, its reports |
+//! | `teacher` | what the teacher makes of every sample, kept |
+//! | `train`, `passes` | the loop; what it computes |
+//! | `checkpoint`, `report` | the state of a run and its file; what it says |
 
 mod batches;
 mod checkpoint;
@@ -33,8 +35,11 @@ mod kernels;
 mod loss;
 mod objective;
 mod ops;
+mod passes;
 mod program;
+mod report;
 mod student;
+mod teacher;
 mod train;
 mod value;
 
@@ -42,6 +47,7 @@ pub use checkpoint::Checkpoint;
 pub use config::{FinetuneConfig, Length, LossKind, Train};
 pub use interpret::interpret;
 pub use program::missing_operators;
-pub use train::{
-    Ending, Evaluation, FinetuneOutcome, Observer, Silent, Start, Started, StepReport, finetune,
+pub use report::{
+    Ending, Evaluation, FinetuneOutcome, Observer, Silent, Start, Started, StepReport,
 };
+pub use train::{finetune, held_back};

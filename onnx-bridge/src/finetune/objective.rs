@@ -151,19 +151,28 @@ impl Objective {
         self.student.counts()
     }
 
-    /// Runs what needs no tape.
+    /// What the teacher makes of a batch: the values compared, in order.
     ///
     /// # Errors
     /// [`Error::Evaluate`].
-    pub(crate) fn ready(&self, feeds: &BTreeMap<String, Value>) -> Result<Ready> {
+    pub(crate) fn teach(&self, feeds: &BTreeMap<String, Value>) -> Result<Vec<Tensor>> {
         let values = self.teacher.run(&self.teacher.prepare(feeds)?, &[])?;
-        let teacher = tensors(values)
-            .into_iter()
-            .collect::<Option<Vec<Tensor>>>()
-            .ok_or_else(|| Error::Evaluate {
-                place: "teacher".into(),
-                problem: "expected float outputs".into(),
-            })?;
+        let floats = tensors(values).into_iter().collect::<Option<_>>();
+        floats.ok_or_else(|| Error::Evaluate {
+            place: "teacher".into(),
+            problem: "expected float outputs".into(),
+        })
+    }
+
+    /// Runs what of the student needs no tape; `teacher` is what [`Objective::teach`] makes of the same batch.
+    ///
+    /// # Errors
+    /// [`Error::Evaluate`].
+    pub(crate) fn ready(
+        &self,
+        feeds: &BTreeMap<String, Value>,
+        teacher: Vec<Tensor>,
+    ) -> Result<Ready> {
         let mut prepared = self.student.prepare(feeds)?;
         let rows = self.look_up(&mut prepared)?;
         Ok(Ready {

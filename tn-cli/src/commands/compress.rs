@@ -3,8 +3,10 @@
 use std::time::Instant;
 
 use onnx_bridge::{Job, Model, Outcome, RewriteEntry, RewriteReport, Rewritten};
+use quant_core::Bits;
 use serde::Serialize;
 
+use super::finetune::line;
 use super::verification::{Named, Samples, VerificationReport};
 use super::{Bytes, print, print_json};
 use crate::args::CompressArgs;
@@ -14,6 +16,7 @@ use crate::job::{Choices, CompressJob, use_threads};
 use crate::model::{read_dataset, read_model};
 use crate::progress::Progress;
 use crate::table::{bytes, figure, shape, table};
+use crate::tuning::{TuningReport, unseen};
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
@@ -27,6 +30,8 @@ struct Report<'a> {
     bytes: Bytes,
     weights: Vec<Weight<'a>>,
     skipped: Vec<Skipped<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finetune: Option<TuningReport>,
     verification: VerificationReport,
     seconds: Seconds,
 }
@@ -69,6 +74,8 @@ struct Skipped<'a> {
 struct Seconds {
     read: f64,
     compress: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finetune: Option<f64>,
     write: f64,
     verify: f64,
     total: f64,
@@ -88,15 +95,34 @@ pub(crate) fn run(args: CompressArgs) -> Result<(), CliError> {
         model: &model,
         path: &job.model,
     };
-    let samples = Samples::new(original, job.calib.as_deref(), job.seed)?;
-    if job.calib.is_none() {
+    let tuning = match &job.tuning {
+        Some(tuning) => Some((tuning, tuning.read(&model, &job.model)?)),
+        None => None,
+    };
+    let samples = match (&tuning, &job.calib) {
+        (Some((tuning, data)), None) => {
+            Samples::of(unseen(data, &tuning.data, &tuning.config)?, &tuning.data)
+        }
+        (_, calib) => Samples::new(original, calib.as_deref(), job.seed)?,
+    };
+    if job.calib.is_none() && tuning.is_none() {
         progress.warn(
             "no calibration data (--calib): the choices rest on the weights alone, and the verification on random inputs",
         );
     }
     let read = stage.finish();
 
-    let (compressed, rewrite, compress) = rewrite(&model, &job, progress)?;
+    let (mut compressed, rewrite, compress) = rewrite(&model, &job, progress)?;
+    let mut tuned = None;
+    if let Some((tuning, data)) = &tuning {
+        let stage = progress.stage("finer codes to start from", 0);
+        let warm = finer(&model, &job)?;
+        drop(stage);
+        let pair = [&model, &compressed];
+        let (trained, report) = tuning.train(pair, Some(&warm), data, progress)?;
+        compressed = trained;
+        tuned = Some(report);
+    }
     let stage = progress.stage("encoding", 0);
     let encoded = Encoded::new(&compressed, job.output.path(), job.storage)?;
     let encode = stage.finish();
@@ -132,10 +158,12 @@ pub(crate) fn run(args: CompressArgs) -> Result<(), CliError> {
         seconds: Seconds {
             read,
             compress,
+            finetune: tuned.as_ref().map(|t| t.seconds),
             write,
             verify,
             total: start.elapsed().as_secs_f64(),
         },
+        finetune: tuned,
     };
     if talk.json {
         print_json(&report)
@@ -164,6 +192,15 @@ fn rewrite(
     let (compressed, report) = onnx_bridge::compress_with(model, &todo, &done)
         .map_err(|error| CliError::content(&job.model, format!("cannot be rewritten: {error}")))?;
     Ok((compressed, report, stage.finish()))
+}
+
+/// The same networks with 8 bits for every number: what their training starts from, fewer bits having lost it.
+fn finer(model: &Model, job: &CompressJob) -> Result<Model, CliError> {
+    let todo = ask(model, &job.choices, Progress::Quiet).with_bits(Bits::B8);
+    let made = onnx_bridge::compress_with(model, &todo, &|_| ());
+    let made = made
+        .map_err(|error| CliError::content(&job.model, format!("cannot be rewritten: {error}")))?;
+    Ok(made.0)
 }
 
 /// The job for the weights of this model. A rule that matches none of them is worth a warning.
@@ -268,10 +305,13 @@ fn text(report: &Report<'_>) -> String {
         write,
         verify,
         total,
+        ..
     } = report.seconds;
+    let trained = report.finetune.as_ref();
+    let trained = trained.map_or_else(String::new, |t| format!("{}\n", line(t)));
     format!(
-        "{}\n{} -> {}: {} -> {}, {:.1} times smaller\n{}\ntook {total:.1} s: read {read:.1}, compress {compress:.1}, write \
-         {write:.1}, verify {verify:.1}\n",
+        "{}\n{} -> {}: {} -> {}, {:.1} times smaller\n{trained}{}\ntook {total:.1} s: read {read:.1}, compress \
+         {compress:.1}, write {write:.1}, verify {verify:.1}\n",
         table(&header, &["bits", "before", "after"], rows),
         report.input,
         report.output,

@@ -11,7 +11,7 @@ use crate::model::{read_dataset, read_model};
 use crate::output::OutputFile;
 use crate::progress::Progress;
 use crate::table::bytes;
-use crate::tuning::{Tuning, TuningReport, tune};
+use crate::tuning::{Tuning, TuningReport, tune, unseen};
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
@@ -24,6 +24,7 @@ struct Report {
     output: String,
     bytes: Bytes,
     finetune: TuningReport,
+    verification_before: VerificationReport,
     verification: VerificationReport,
     seed: u64,
 }
@@ -39,6 +40,20 @@ pub(crate) fn run(args: FinetuneArgs) -> Result<(), CliError> {
     let [teacher, student] = [read_model(&args.teacher)?, read_model(&args.student)?];
     let data = read_dataset(&args.data, &teacher)?;
     drop(stage);
+    let original = Named {
+        model: &teacher,
+        path: &args.teacher,
+    };
+    let stage = progress.stage("verifying the compressed model", 0);
+    let samples = Samples::of(unseen(&data, &args.data, &config)?, &args.data);
+    let verification_before = samples.verify(
+        original,
+        Named {
+            model: &student,
+            path: &args.student,
+        },
+    )?;
+    drop(stage);
     let job = Tuning {
         teacher: &teacher,
         student: &student,
@@ -51,12 +66,10 @@ pub(crate) fn run(args: FinetuneArgs) -> Result<(), CliError> {
     let encoded = trained
         .encode()
         .map_err(|error| CliError::content(output.path(), error))?;
+    // Its operators are those that were verified before training: the result is safe before it is measured.
+    output.write(|file| std::io::Write::write_all(file, &encoded))?;
     let stage = progress.stage("verifying", 0);
-    let original = Named {
-        model: &teacher,
-        path: &args.teacher,
-    };
-    let verification = Samples::new(original, Some(&args.data), args.compute.seed)?.verify(
+    let verification = samples.verify(
         original,
         Named {
             model: &trained,
@@ -64,7 +77,6 @@ pub(crate) fn run(args: FinetuneArgs) -> Result<(), CliError> {
         },
     )?;
     drop(stage);
-    output.write(|file| std::io::Write::write_all(file, &encoded))?;
     let report = Report {
         schema: super::SCHEMA,
         command: "finetune",
@@ -77,6 +89,7 @@ pub(crate) fn run(args: FinetuneArgs) -> Result<(), CliError> {
             after: encoded.len() as u64,
         },
         finetune,
+        verification_before,
         verification,
         seed: args.compute.seed,
     };
@@ -89,11 +102,12 @@ pub(crate) fn run(args: FinetuneArgs) -> Result<(), CliError> {
 
 fn text(report: &Report) -> String {
     format!(
-        "{} -> {}: {}\n{}\n{}\n",
+        "{} -> {}: {}\n{}\nbefore training, {}\n{}\n",
         report.student,
         report.output,
         bytes(report.bytes.after),
         line(&report.finetune),
+        report.verification_before,
         report.verification,
     )
 }

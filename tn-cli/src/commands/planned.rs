@@ -8,9 +8,10 @@ use std::time::Instant;
 use onnx_bridge::blocks::Levels;
 use onnx_bridge::calibrate::TargetKind;
 use onnx_bridge::plan::{Candidate, Plan, Planned, Session, compress_planned, replay};
-use onnx_bridge::{Model, inspect};
+use onnx_bridge::{Dataset, Model, inspect};
 use serde::Serialize;
 
+use super::finetune::line;
 use super::verification::VerificationReport;
 use super::{Bytes, Ended, print, print_json};
 use crate::args::{CompressArgs, PlanArgs, SettingsArgs, TalkArgs};
@@ -24,6 +25,7 @@ use crate::progress::Progress;
 use crate::rules::{Action, LayerRule};
 use crate::settings::Format;
 use crate::table::{bytes, figure, shape, table};
+use crate::tuning::{TuningJob, TuningReport};
 
 #[derive(Debug, Serialize)]
 struct Report<'a> {
@@ -37,6 +39,8 @@ struct Report<'a> {
     goal: Reached<'a>,
     weights: Vec<Weight<'a>>,
     skipped: Vec<Skipped<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finetune: Option<TuningReport>,
     verification: VerificationReport,
     seconds: Seconds,
 }
@@ -121,9 +125,13 @@ fn refuse(settings: &SettingsArgs) -> Result<(), CliError> {
     }
 }
 
-fn solve(ask: &Ask<'_>, model: &Model) -> Result<Planned, CliError> {
+/// The plan and its model; the jobs that it took stay in the store until it is finished.
+fn solve<'a>(
+    ask: &Ask<'a>,
+    model: &Model,
+    data: &Dataset,
+) -> Result<(Planned, FolderStore), CliError> {
     let progress = Progress::detect(ask.talk.quiet);
-    let data = read_dataset(ask.calib, model)?;
     let plan = ask.plan.map(read_plan).transpose()?;
     let names: std::collections::BTreeMap<String, Vec<String>> = inspect(model)
         .weights
@@ -168,7 +176,7 @@ fn solve(ask: &Ask<'_>, model: &Model) -> Result<Planned, CliError> {
     let store = FolderStore::new(ask.goals.jobs.as_deref(), ask.beside);
     let stage = progress.stage("planning", 0);
     let session = Session {
-        data: &data,
+        data,
         goal: ask.goals.goal(model.encoded_len()),
         allow: &allow,
         store: &store,
@@ -180,8 +188,7 @@ fn solve(ask: &Ask<'_>, model: &Model) -> Result<Planned, CliError> {
     };
     let planned = planned.map_err(|error| CliError::content(ask.model, error))?;
     stage.finish();
-    store.finish();
-    Ok(planned)
+    Ok((planned, store))
 }
 
 fn read_plan(path: &Path) -> Result<Plan, CliError> {
@@ -210,10 +217,16 @@ pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
         ));
     };
     refuse(&args.settings)?;
+    let tuning = TuningJob::new(args.finetune.as_deref(), &args.tuning, args.compute.seed)?;
     not_the_input(&args.model, &args.output)?;
     let output = OutputFile::new(&args.output, existing(args.force))?;
     use_threads(args.compute.threads)?;
     let model = read_model(&args.model)?;
+    let data = read_dataset(calib, &model)?;
+    let samples = match &tuning {
+        Some(tuning) => Some(tuning.read(&model, &args.model)?),
+        None => None,
+    };
     let ask = Ask {
         model: &args.model,
         calib,
@@ -225,11 +238,22 @@ pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
         plan: args.plan.as_deref(),
         talk: &args.talk,
     };
-    let planned = solve(&ask, &model)?;
+    let (mut planned, store) = solve(&ask, &model, &data)?;
     let plan_seconds = start.elapsed().as_secs_f64();
+    let mut tuned = None;
+    if let (Some(tuning), Some(samples)) = (&tuning, &samples) {
+        let progress = Progress::detect(args.talk.quiet);
+        let (trained, report) = tuning.train([&model, &planned.model], None, samples, progress)?;
+        planned.model = trained;
+        let stage = progress.stage("verifying", 0);
+        judge(&mut planned, &model, &data, calib)?;
+        drop(stage);
+        tuned = Some(report);
+    }
     let storage = Storage::asked(args.external_data);
     let encoded = Encoded::new(&planned.model, output.path(), storage)?;
     encoded.write(&output)?;
+    store.finish();
     let seconds = Seconds {
         plan: plan_seconds,
         total: start.elapsed().as_secs_f64(),
@@ -239,10 +263,43 @@ pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
         &model,
         &ask,
         &planned,
+        tuned,
         Some(args.output.clone()),
         args.compute.seed,
         seconds,
     )
+}
+
+/// Calibration samples that a trained model is verified on at most, unless accuracy is a goal.
+const MOST_VERIFIED: usize = 512;
+
+/// What the trained model loses, and whether it keeps the goal that the plan alone missed.
+fn judge(
+    planned: &mut Planned,
+    original: &Model,
+    data: &Dataset,
+    path: &Path,
+) -> Result<(), CliError> {
+    let goal = planned.plan.goal;
+    let head;
+    let data = if goal.drop.is_some() {
+        data
+    } else {
+        head = data.head(MOST_VERIFIED);
+        &head
+    };
+    let verified = onnx_bridge::verify(original, &planned.model, data)
+        .map_err(|error| CliError::content(path, error))?;
+    let dropped = verified.accuracy_before.zip(verified.accuracy_after);
+    let kept = goal.bytes.is_none_or(|most| planned.plan.bytes <= most)
+        && goal.speed.is_none()
+        && goal.loss.is_none_or(|most| verified.relative_l2 <= most)
+        && goal
+            .drop
+            .is_none_or(|most| dropped.is_some_and(|(before, after)| before - after <= most));
+    planned.blocking = planned.blocking.take().filter(|_| !kept);
+    planned.verification = verified;
+    Ok(())
 }
 
 /// `tnq plan`: the choices, without a model.
@@ -267,7 +324,9 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Ended, CliError> {
         plan: None,
         talk: &args.talk,
     };
-    let planned = solve(&ask, &model)?;
+    let data = read_dataset(&args.calib, &model)?;
+    let (planned, store) = solve(&ask, &model, &data)?;
+    store.finish();
     if let Some(output) = output {
         let mut text =
             serde_json::to_vec_pretty(&planned.plan).map_err(|e| CliError::Print(e.into()))?;
@@ -281,6 +340,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Ended, CliError> {
         &model,
         &ask,
         &planned,
+        None,
         args.output.clone(),
         args.compute.seed,
         seconds,
@@ -293,6 +353,7 @@ fn tell(
     model: &Model,
     ask: &Ask<'_>,
     planned: &Planned,
+    finetune: Option<TuningReport>,
     output: Option<PathBuf>,
     seed: u64,
     seconds: Seconds,
@@ -346,6 +407,7 @@ fn tell(
                 reason: r.to_string(),
             })
             .collect(),
+        finetune,
         verification: VerificationReport::new(ask.calib, planned.verification.clone()),
         seconds,
     };
@@ -422,8 +484,10 @@ fn text(report: &Report<'_>) -> String {
         ),
         None => String::new(),
     };
+    let trained = report.finetune.as_ref();
+    let trained = trained.map_or_else(String::new, |t| format!("{}\n", line(t)));
     format!(
-        "{}\n{}: {} -> {}, {:.1} times smaller\npredicted loss {}{missed}\n{}\ntook {:.1} s\n",
+        "{}\n{}: {} -> {}, {:.1} times smaller\npredicted loss {}{missed}\n{trained}{}\ntook {:.1} s\n",
         table(&header, &["before", "after"], rows),
         report.input,
         bytes(before),

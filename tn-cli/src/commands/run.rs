@@ -2,12 +2,13 @@
 
 use std::io;
 
+use onnx_bridge::finetune::interpret;
 use onnx_bridge::{Engine, Error};
 use serde::Serialize;
 use tn_formats::npy::write_npz;
 
 use super::{print, print_json};
-use crate::args::RunArgs;
+use crate::args::{RunArgs, RunEngine};
 use crate::error::CliError;
 use crate::job::{existing, not_the_input, use_threads};
 use crate::model::{read_dataset, read_model};
@@ -46,10 +47,13 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
     let stage = progress.stage("reading", 0);
     let model = read_model(&args.model)?;
     let data = read_dataset(&args.input, &model)?;
-    let engine = Engine::load(&model).map_err(|error| CliError::content(&args.model, error))?;
     drop(stage);
     let stage = progress.stage("running", 0);
-    let outputs = engine.run_all(&data).map_err(|error| match error {
+    let outputs = match args.engine {
+        RunEngine::Tract => Engine::load(&model).and_then(|engine| engine.run_all(&data)),
+        RunEngine::Interpreter => interpret(&model, &data),
+    };
+    let outputs = outputs.map_err(|error| match error {
         Error::Dataset { .. } | Error::MissingInput { .. } => CliError::content(&args.input, error),
         _ => CliError::content(&args.model, error),
     })?;

@@ -54,6 +54,14 @@ impl Samples {
         })
     }
 
+    /// Samples of a file that are at hand.
+    pub(crate) fn of(data: Dataset, file: &Path) -> Self {
+        Self {
+            data,
+            file: Some(file.to_owned()),
+        }
+    }
+
     /// Both models on these samples.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 mod common;
 mod errors;
+mod finetune;
 mod help;
 mod jobs;
 mod study;

@@ -1,6 +1,7 @@
 //! Layer normalization over the trailing elements of every row.
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use pulp::NullaryFnOnce;
 use rayon::prelude::*;
 
 use super::simd::vectorized;
@@ -58,6 +59,61 @@ fn moments(x: &[f32], epsilon: f32) -> (f32, f32) {
     )
 }
 
+/// One row forward.
+struct Forward<'a> {
+    epsilon: f32,
+    x: &'a [f32],
+    scale: &'a [f32],
+    bias: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl NullaryFnOnce for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let (mean, inverse) = moments(self.x, self.epsilon);
+        let numbers = self.x.iter().zip(self.scale).zip(self.bias);
+        for (y, ((&x, &s), &b)) in self.y.iter_mut().zip(numbers) {
+            *y = (x - mean) * inverse * s + b;
+        }
+    }
+}
+
+/// One row backward.
+struct Backward<'a> {
+    epsilon: f32,
+    x: &'a [f32],
+    scale: &'a [f32],
+    g: &'a [f32],
+    dx: &'a mut [f32],
+}
+
+impl NullaryFnOnce for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self {
+            x, scale, g, dx, ..
+        } = self;
+        let n = x.len() as f64;
+        let (mean, inverse) = moments(x, self.epsilon);
+        for (((d, &x), &g), &s) in dx.iter_mut().zip(x).zip(g).zip(scale) {
+            *d = g * s * (x - mean) * inverse;
+        }
+        let dot = (sum(dx, |v| v) / n) as f32;
+        for ((d, &g), &s) in dx.iter_mut().zip(g).zip(scale) {
+            *d = g * s;
+        }
+        let middle = (sum(dx, |v| v) / n) as f32;
+        for (d, &x) in dx.iter_mut().zip(x) {
+            *d = inverse * (*d - middle - (x - mean) * inverse * dot);
+        }
+    }
+}
+
 impl CustomOp3 for LayerNorm {
     fn name(&self) -> &'static str {
         "layer normalization"
@@ -90,11 +146,12 @@ impl CustomOp3 for LayerNorm {
             .zip(x.par_chunks(n))
             .with_min_len((GRAIN / n).max(1))
             .for_each(|(y, x)| {
-                vectorized(|| {
-                    let (mean, inverse) = moments(x, self.epsilon);
-                    for (((y, &x), &s), &b) in y.iter_mut().zip(x).zip(scale).zip(bias) {
-                        *y = (x - mean) * inverse * s + b;
-                    }
+                vectorized(Forward {
+                    epsilon: self.epsilon,
+                    x,
+                    scale,
+                    bias,
+                    y,
                 });
             });
         Ok((CpuStorage::F32(y), l1.shape().clone()))
@@ -118,19 +175,12 @@ impl CustomOp3 for LayerNorm {
                         .zip(g.par_chunks(n))
                         .with_min_len((GRAIN / n).max(1))
                         .for_each(|((dx, x), g)| {
-                            vectorized(|| {
-                                let (mean, inverse) = moments(x, self.epsilon);
-                                for (((d, &x), &g), &s) in dx.iter_mut().zip(x).zip(g).zip(s) {
-                                    *d = g * s * (x - mean) * inverse;
-                                }
-                                let dot = (sum(dx, |v| v) / n as f64) as f32;
-                                for ((d, &g), &s) in dx.iter_mut().zip(g).zip(s) {
-                                    *d = g * s;
-                                }
-                                let middle = (sum(dx, |v| v) / n as f64) as f32;
-                                for (d, &x) in dx.iter_mut().zip(x) {
-                                    *d = inverse * (*d - middle - (x - mean) * inverse * dot);
-                                }
+                            vectorized(Backward {
+                                epsilon: self.epsilon,
+                                x,
+                                scale: s,
+                                g,
+                                dx,
                             });
                         });
                     let (mut ds, mut db) = (vec![0.0f32; n], vec![0.0f32; n]);

@@ -1,7 +1,7 @@
 //! Matrix products that spend nothing on the gradient of a frozen operand.
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
-use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder};
+use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder, s};
 use rayon::prelude::*;
 use tn_formats::linalg::{Threads, gemm_with};
 
@@ -63,6 +63,9 @@ pub(crate) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// Multiply-adds of a batch of products that is worth several threads.
 const PARALLEL_FROM: usize = 1 << 20;
 
+/// Rows of a product that one thread takes are a multiple of this.
+const ROWS: usize = 16;
+
 /// Strided matrices in a row.
 struct Stack<'a> {
     data: &'a [f32],
@@ -102,7 +105,7 @@ impl<'a> Stack<'a> {
     }
 }
 
-/// Products of stacked matrices: one on all threads, many shared among them.
+/// Products of stacked matrices: the rows of one shared among all threads, or many of them.
 fn products(a: &Stack<'_>, b: &Stack<'_>, count: usize) -> Result<Vec<f32>> {
     let ((m, k), (_, n)) = (a.shape, b.shape);
     let mut out = vec![0.0f32; count * m * n];
@@ -115,8 +118,24 @@ fn products(a: &Stack<'_>, b: &Stack<'_>, count: usize) -> Result<Vec<f32>> {
         gemm_with(threads, 1.0, a.matrix(index)?, b.matrix(index)?, 0.0, out)
             .map_err(|e| candle_core::Error::Msg(e.to_string()))
     };
-    if count == 1 {
-        one(Threads::All, 0, &mut out)?;
+    if count == 1 && m * n * k >= PARALLEL_FROM {
+        // Rows are shared out here: the backend's own threads wait for each other by spinning, several times a product.
+        let rows = m
+            .div_ceil(rayon::current_num_threads())
+            .next_multiple_of(ROWS);
+        let (left, right) = (a.matrix(0)?, b.matrix(0)?);
+        out.par_chunks_mut(rows * n)
+            .enumerate()
+            .try_for_each(|(part, out)| {
+                let height = out.len() / n;
+                let left = left.slice(s![part * rows..part * rows + height, ..]);
+                let out = ArrayViewMut2::from_shape((height, n), out)
+                    .map_err(|e| candle_core::Error::Msg(e.to_string()))?;
+                gemm_with(Threads::One, 1.0, left, right, 0.0, out)
+                    .map_err(|e| candle_core::Error::Msg(e.to_string()))
+            })?;
+    } else if count == 1 {
+        one(Threads::One, 0, &mut out)?;
     } else if count * m * n * k < PARALLEL_FROM {
         for (index, out) in out.chunks_mut(m * n).enumerate() {
             one(Threads::One, index, out)?;

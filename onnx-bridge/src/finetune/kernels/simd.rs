@@ -1,12 +1,12 @@
 //! Loops compiled for the widest vectors that the processor has, and functions that such loops can hold.
 
-use pulp::Arch;
+use pulp::{Arch, NullaryFnOnce};
 
 /// Runs `f`, compiled for the instruction set found at run time.
 ///
 /// # Numerics
 /// Operations are the same on every set, none of them contracted: so are results.
-pub(crate) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
+pub(crate) fn vectorized<F: NullaryFnOnce>(f: F) -> F::Output {
     Arch::new().dispatch(f)
 }
 

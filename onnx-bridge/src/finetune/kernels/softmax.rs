@@ -1,6 +1,7 @@
 //! Softmax over the last axis.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use pulp::NullaryFnOnce;
 use rayon::prelude::*;
 
 use super::simd::{exp, vectorized};
@@ -15,6 +16,24 @@ pub(crate) fn softmax_last(x: &Tensor) -> Result<Tensor> {
 }
 
 struct Softmax;
+
+/// `y = exp(x - top)`.
+struct Exponentials<'a> {
+    x: &'a [f32],
+    top: f32,
+    y: &'a mut [f32],
+}
+
+impl NullaryFnOnce for Exponentials<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for (y, &x) in self.y.iter_mut().zip(self.x) {
+            *y = exp(x - self.top);
+        }
+    }
+}
 
 fn row_length(dims: &[usize]) -> usize {
     dims.last().copied().unwrap_or(1).max(1)
@@ -34,11 +53,7 @@ impl CustomOp1 for Softmax {
             .with_min_len((GRAIN / n).max(1))
             .for_each(|(y, x)| {
                 let top = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                vectorized(|| {
-                    for (y, &x) in y.iter_mut().zip(x) {
-                        *y = exp(x - top);
-                    }
-                });
+                vectorized(Exponentials { x, top, y: &mut *y });
                 let inverse = 1.0 / y.iter().sum::<f32>();
                 y.iter_mut().for_each(|y| *y *= inverse);
             });

@@ -1,6 +1,7 @@
 //! Element-wise functions with their derivatives.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use pulp::NullaryFnOnce;
 use rayon::prelude::*;
 
 use super::simd::{exp, vectorized};
@@ -226,29 +227,114 @@ impl UnaryOp {
     }
 }
 
-/// Runs `$loop` with `$op` being a constant where that lets it be a loop of vectors.
-macro_rules! specialized {
-    ($chosen:expr, $op:ident => $loop:expr) => {
-        match $chosen {
-            UnaryOp::Erf => {
-                let $op = UnaryOp::Erf;
-                vectorized(|| $loop)
+/// An element-wise function that a loop of vectors can hold: all of it is inlined there.
+trait Function: Copy + Send + Sync {
+    fn value(self, x: f32) -> f32;
+    fn derivative(self, x: f32, y: f32) -> f32;
+}
+
+/// `UnaryOp::$name`, known when the loop is compiled.
+macro_rules! fixed {
+    ($($name:ident => $op:expr),* $(,)?) => {$(
+        #[derive(Clone, Copy)]
+        struct $name;
+
+        impl Function for $name {
+            #[inline(always)]
+            fn value(self, x: f32) -> f32 {
+                $op.value(x)
             }
-            UnaryOp::Gelu => {
-                let $op = UnaryOp::Gelu;
-                vectorized(|| $loop)
+
+            #[inline(always)]
+            fn derivative(self, x: f32, y: f32) -> f32 {
+                $op.derivative(x, y)
             }
-            UnaryOp::Relu => {
-                let $op = UnaryOp::Relu;
-                vectorized(|| $loop)
-            }
-            UnaryOp::Pow(2.0) => {
-                let $op = UnaryOp::Pow(2.0);
-                vectorized(|| $loop)
-            }
-            $op => $loop,
+        }
+    )*};
+}
+
+fixed! {
+    Erf => UnaryOp::Erf,
+    Gelu => UnaryOp::Gelu,
+    Relu => UnaryOp::Relu,
+    Square => UnaryOp::Pow(2.0),
+}
+
+impl Function for UnaryOp {
+    fn value(self, x: f32) -> f32 {
+        UnaryOp::value(self, x)
+    }
+
+    fn derivative(self, x: f32, y: f32) -> f32 {
+        UnaryOp::derivative(self, x, y)
+    }
+}
+
+/// `y = f(x)`.
+struct Forward<'a, F> {
+    f: F,
+    x: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl<F: Function> NullaryFnOnce for Forward<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for (y, &x) in self.y.iter_mut().zip(self.x) {
+            *y = self.f.value(x);
+        }
+    }
+}
+
+/// `dx = g f'(x)`, where `dx` is `g` before.
+struct Backward<'a, F> {
+    f: F,
+    x: &'a [f32],
+    y: &'a [f32],
+    dx: &'a mut [f32],
+}
+
+impl<F: Function> NullaryFnOnce for Backward<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for ((d, &x), &y) in self.dx.iter_mut().zip(self.x).zip(self.y) {
+            *d *= self.f.derivative(x, y);
+        }
+    }
+}
+
+/// Calls `$run` with the function that an operator stands for, a fixed one where that makes a loop of vectors.
+macro_rules! with_function {
+    ($op:expr, $run:ident, $($rest:expr),*) => {
+        match $op {
+            UnaryOp::Erf => $run(Erf, $($rest),*),
+            UnaryOp::Gelu => $run(Gelu, $($rest),*),
+            UnaryOp::Relu => $run(Relu, $($rest),*),
+            UnaryOp::Pow(2.0) => $run(Square, $($rest),*),
+            op => $run(op, $($rest),*),
         }
     };
+}
+
+fn forward<F: Function>(f: F, x: &[f32]) -> Vec<f32> {
+    let mut y = vec![0.0f32; x.len()];
+    y.par_chunks_mut(GRAIN)
+        .zip(x.par_chunks(GRAIN))
+        .for_each(|(y, x)| vectorized(Forward { f, x, y }));
+    y
+}
+
+fn backward<F: Function>(f: F, x: &[f32], y: &[f32], g: &[f32]) -> Vec<f32> {
+    let mut dx = g.to_vec();
+    dx.par_chunks_mut(GRAIN)
+        .zip(x.par_chunks(GRAIN))
+        .zip(y.par_chunks(GRAIN))
+        .for_each(|((dx, x), y)| vectorized(Backward { f, x, y, dx }));
+    dx
 }
 
 /// Applies a function to every element.
@@ -268,37 +354,14 @@ impl CustomOp1 for Unary {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = contiguous(storage, layout)?;
-        let mut y = vec![0.0f32; x.len()];
-        y.par_chunks_mut(GRAIN)
-            .zip(x.par_chunks(GRAIN))
-            .for_each(|(y, x)| {
-                specialized!(self.0, op => {
-                    for (y, &x) in y.iter_mut().zip(x) {
-                        *y = op.value(x);
-                    }
-                });
-            });
+        let y = with_function!(self.0, forward, x);
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
     fn bwd(&self, arg: &Tensor, res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let dx = read(arg, |x| {
             read(res, |y| {
-                read(grad, |g| {
-                    let mut dx = vec![0.0f32; x.len()];
-                    dx.par_chunks_mut(GRAIN)
-                        .zip(x.par_chunks(GRAIN))
-                        .zip(y.par_chunks(GRAIN))
-                        .zip(g.par_chunks(GRAIN))
-                        .for_each(|(((dx, x), y), g)| {
-                            specialized!(self.0, op => {
-                                for (((d, &x), &y), &g) in dx.iter_mut().zip(x).zip(y).zip(g) {
-                                    *d = g * op.derivative(x, y);
-                                }
-                            });
-                        });
-                    dx
-                })
+                read(grad, |g| with_function!(self.0, backward, x, y, g))
             })
         })???;
         Ok(Some(plain(dx, arg.dims())?))

@@ -1,5 +1,6 @@
 //! Fake quantization on grids of few levels with one step for every block.
 
+use pulp::NullaryFnOnce;
 use rayon::prelude::*;
 
 use crate::blocks::{Levels, scale_of, step_of};
@@ -83,10 +84,11 @@ impl GridQuant {
             .with_min_len((GRAIN / inner.max(1)).max(1))
             .for_each(|((out, w), scales)| {
                 if let [scale] = scales {
-                    vectorized(|| {
-                        for (out, &w) in out.iter_mut().zip(w) {
-                            *out = (Self::place(w, *scale, zero).2 - zero) * scale;
-                        }
+                    vectorized(Rounded {
+                        w,
+                        scale: *scale,
+                        zero,
+                        out,
                     });
                     return;
                 }
@@ -112,13 +114,6 @@ impl GridQuant {
         let (zero, scales) = (self.levels.zero(), self.scales(roots, unit));
         let BlockExtent { block, inner, .. } = self.extent;
         let factor = 1.0 / (block as f32 * zero.max(0.5)).sqrt();
-        let pull = |w: f32, scale: f32, g: &mut f32| {
-            let (v, inside, code) = Self::place(w, scale, zero);
-            let kept = inside == v + zero;
-            let pulled = *g * if kept { code - zero - v } else { code - zero };
-            *g = if kept { *g } else { 0.0 };
-            pulled
-        };
         gradient
             .par_chunks_mut((block * inner).max(1))
             .zip(w.par_chunks((block * inner).max(1)))
@@ -128,22 +123,18 @@ impl GridQuant {
             .for_each(|(((g, w), scales), d_roots)| {
                 let mut sums = vec![0.0f32; inner];
                 if let ([scale], [sum]) = (scales, sums.as_mut_slice()) {
-                    // Eight interleaved parts, so that the sum too is one of vectors.
-                    let mut parts = [0.0f32; 8];
-                    vectorized(|| {
-                        for (g, w) in g.chunks_mut(8).zip(w.chunks(8)) {
-                            for ((g, &w), part) in g.iter_mut().zip(w).zip(&mut parts) {
-                                *part += pull(w, *scale, g);
-                            }
-                        }
+                    *sum = vectorized(Pulled {
+                        w,
+                        scale: *scale,
+                        zero,
+                        g,
                     });
-                    *sum = parts.iter().sum();
                 } else {
                     vectorized(|| {
                         for (g, w) in g.chunks_mut(inner.max(1)).zip(w.chunks(inner.max(1))) {
                             let each = g.iter_mut().zip(w).zip(scales).zip(&mut sums);
                             for (((g, &w), &scale), sum) in each {
-                                *sum += pull(w, scale, g);
+                                *sum += pull(w, scale, zero, g);
                             }
                         }
                     });
@@ -197,6 +188,64 @@ impl GridQuant {
             }
             *root = best.1;
         });
+    }
+}
+
+/// What a block gives to its scale's gradient for one weight; `g` becomes the weight's own.
+#[inline(always)]
+fn pull(w: f32, scale: f32, zero: f32, g: &mut f32) -> f32 {
+    let (v, inside, code) = GridQuant::place(w, scale, zero);
+    let kept = inside == v + zero;
+    let pulled = *g * if kept { code - zero - v } else { code - zero };
+    *g = if kept { *g } else { 0.0 };
+    pulled
+}
+
+/// The forward pass of a block with one scale.
+struct Rounded<'a> {
+    w: &'a [f32],
+    scale: f32,
+    zero: f32,
+    out: &'a mut [f32],
+}
+
+impl NullaryFnOnce for Rounded<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for (out, &w) in self.out.iter_mut().zip(self.w) {
+            *out = (GridQuant::place(w, self.scale, self.zero).2 - self.zero) * self.scale;
+        }
+    }
+}
+
+/// The backward pass of a block with one scale.
+struct Pulled<'a> {
+    w: &'a [f32],
+    scale: f32,
+    zero: f32,
+    g: &'a mut [f32],
+}
+
+impl NullaryFnOnce for Pulled<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn call(self) -> f32 {
+        // Eight interleaved parts, so that the sum too is one of vectors.
+        let mut parts = [0.0f32; 8];
+        let (rows, rest) = self.g.as_chunks_mut::<8>();
+        let (weights, last) = self.w.as_chunks::<8>();
+        for (g, w) in rows.iter_mut().zip(weights) {
+            for ((g, &w), part) in g.iter_mut().zip(w).zip(&mut parts) {
+                *part += pull(w, self.scale, self.zero, g);
+            }
+        }
+        for (g, &w) in rest.iter_mut().zip(last) {
+            parts[0] += pull(w, self.scale, self.zero, g);
+        }
+        parts.iter().sum()
     }
 }
 

@@ -1,5 +1,7 @@
 //! One trained value of the graph: its parameters, what the forward pass makes of them, and the way back into the file.
 
+use std::borrow::Cow;
+
 use candle_core::{Device, Tensor, Var};
 use tn_qat::{FakeQuant, Gradients, Parameter, ParameterKind, QatPhase, StepInit};
 
@@ -195,46 +197,44 @@ impl Trainable {
 
     /// The value as the forward pass uses it.
     pub(super) fn leaf(&self, phase: QatPhase, part: Part<'_>) -> Result<Var> {
-        let (mut values, shape) = match part {
-            Part::Whole => (self.parameters[0].values().to_vec(), self.shape.clone()),
+        let (weights, shape) = match part {
+            Part::Whole => (
+                Cow::Borrowed(self.parameters[0].values()),
+                self.shape.clone(),
+            ),
             Part::Rows(rows) => {
                 let mut shape = self.shape.clone();
                 shape[0] = rows.len();
                 let width = self.widths()[0];
-                (pick(self.parameters[0].values(), width, rows), shape)
+                let picked = pick(self.parameters[0].values(), width, rows);
+                (Cow::Owned(picked), shape)
             }
         };
-        if self.is_quantized(phase) {
-            let weights = values.clone();
-            match &self.source {
-                Source::Array(_, fake) => fake
-                    .forward(
-                        &weights,
-                        self.parameters[1].values(),
-                        self.zero_points(),
-                        &mut values,
-                    )
-                    .map_err(|e| trouble(&self.value, e))?,
-                Source::Blocks(grid, _) => {
-                    let roots = self.parameters[1].values();
-                    let unit = GridQuant::unit(roots);
-                    match part {
-                        Part::Whole => grid.forward(&weights, roots, unit, &mut values),
-                        Part::Rows(rows) => {
-                            let width = self.widths()[1];
-                            let roots = pick(roots, width, rows);
-                            grid.with_outer(rows.len() * width).forward(
-                                &weights,
-                                &roots,
-                                unit,
-                                &mut values,
-                            );
-                        }
+        let values = match &self.source {
+            Source::Array(_, fake) if self.is_quantized(phase) => {
+                let mut values = vec![0.0; weights.len()];
+                let steps = self.parameters[1].values();
+                fake.forward(&weights, steps, self.zero_points(), &mut values)
+                    .map_err(|e| trouble(&self.value, e))?;
+                values
+            }
+            Source::Blocks(grid, _) if self.is_quantized(phase) => {
+                let mut values = vec![0.0; weights.len()];
+                let roots = self.parameters[1].values();
+                let unit = GridQuant::unit(roots);
+                match part {
+                    Part::Whole => grid.forward(&weights, roots, unit, &mut values),
+                    Part::Rows(rows) => {
+                        let width = self.widths()[1];
+                        let roots = pick(roots, width, rows);
+                        let grid = grid.with_outer(rows.len() * width);
+                        grid.forward(&weights, &roots, unit, &mut values);
                     }
                 }
-                Source::Float => {}
+                values
             }
-        }
+            _ => weights.into_owned(),
+        };
         Var::from_vec(values, shape, &Device::Cpu).map_err(|e| trouble(&self.value, e))
     }
 
