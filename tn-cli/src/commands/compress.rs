@@ -112,11 +112,12 @@ pub(crate) fn run(args: CompressArgs) -> Result<(), CliError> {
     }
     let read = stage.finish();
 
-    let (mut compressed, rewrite, compress) = rewrite(&model, &job, progress)?;
+    let todo = asked(&model, &job, progress)?;
+    let (mut compressed, rewrite, compress) = rewrite(&model, &job, &todo, progress)?;
     let mut tuned = None;
     if let Some((tuning, data)) = &tuning {
         let stage = progress.stage("finer codes to start from", 0);
-        let warm = finer(&model, &job)?;
+        let warm = finer(&model, &job, todo)?;
         drop(stage);
         let pair = [&model, &compressed];
         let (trained, report) = tuning.train(pair, Some(&warm), data, progress)?;
@@ -172,11 +173,8 @@ pub(crate) fn run(args: CompressArgs) -> Result<(), CliError> {
     }
 }
 
-fn rewrite(
-    model: &Model,
-    job: &CompressJob,
-    progress: Progress,
-) -> Result<(Model, RewriteReport, f64), CliError> {
+/// The job, and how much the rows of tables count where there is data to tell.
+fn asked(model: &Model, job: &CompressJob, progress: Progress) -> Result<Job, CliError> {
     let mut todo = ask(model, &job.choices, progress);
     if let Some(calib) = &job.calib {
         let data = read_dataset(calib, model)?;
@@ -186,18 +184,26 @@ fn rewrite(
             todo = todo.with_importance(table, rows);
         }
     }
+    Ok(todo)
+}
+
+fn rewrite(
+    model: &Model,
+    job: &CompressJob,
+    todo: &Job,
+    progress: Progress,
+) -> Result<(Model, RewriteReport, f64), CliError> {
     let total = onnx_bridge::inspect(model).weights.len() as u64;
     let stage = progress.stage("compressing", total);
     let done = |_: &str| stage.step();
-    let (compressed, report) = onnx_bridge::compress_with(model, &todo, &done)
+    let (compressed, report) = onnx_bridge::compress_with(model, todo, &done)
         .map_err(|error| CliError::content(&job.model, format!("cannot be rewritten: {error}")))?;
     Ok((compressed, report, stage.finish()))
 }
 
 /// The same networks with 8 bits for every number: what their training starts from, fewer bits having lost it.
-fn finer(model: &Model, job: &CompressJob) -> Result<Model, CliError> {
-    let todo = ask(model, &job.choices, Progress::Quiet).with_bits(Bits::B8);
-    let made = onnx_bridge::compress_with(model, &todo, &|_| ());
+fn finer(model: &Model, job: &CompressJob, todo: Job) -> Result<Model, CliError> {
+    let made = onnx_bridge::compress_with(model, &todo.with_bits(Bits::B8), &|_| ());
     let made = made
         .map_err(|error| CliError::content(&job.model, format!("cannot be rewritten: {error}")))?;
     Ok(made.0)
