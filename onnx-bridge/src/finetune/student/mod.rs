@@ -4,6 +4,8 @@ mod fuse;
 mod grid;
 mod select;
 mod start;
+#[cfg(test)]
+mod tests;
 mod trainable;
 
 use candle_core::backprop::GradStore;
