@@ -9,6 +9,8 @@ mod constant;
 mod conv_layer;
 mod dataset;
 mod dense_layer;
+#[cfg(feature = "tract")]
+mod diagnose;
 mod digest;
 mod emit;
 #[cfg(feature = "tract")]
@@ -54,6 +56,8 @@ pub use constant::Constant;
 pub use conv_layer::{ConvLayer, ConvOp};
 pub use dataset::Dataset;
 pub use dense_layer::{Bias, DenseLayer, DenseOp};
+#[cfg(feature = "tract")]
+pub use diagnose::{Diagnosis, ErrorHistogram, Spectrum, diagnose};
 pub use emit::FOLDED_ELEMENTS;
 #[cfg(feature = "tract")]
 pub use engine::{BATCH, Engine, InputInfo, model_inputs};

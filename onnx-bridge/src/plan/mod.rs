@@ -30,6 +30,8 @@ mod solve;
 mod spd;
 mod store;
 #[cfg(feature = "tract")]
+mod tradeoff;
+#[cfg(feature = "tract")]
 mod train;
 
 pub use allocate::{Allocation, Limits, Outcome, allocate};
@@ -46,4 +48,5 @@ pub use {
     apply::Solved,
     record::{Plan, PlannedWeight},
     session::{Goal, Planned, Session, compress_planned, replay},
+    tradeoff::{Baseline, Tradeoff, TradeoffPoint, TriedPlan},
 };

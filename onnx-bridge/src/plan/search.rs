@@ -1,5 +1,7 @@
 //! From curves to a plan that keeps its goal: choose, solve, check, choose again.
 
+use std::cell::RefCell;
+
 use super::allocate::{Allocation, Limits, Outcome, allocate};
 use super::apply::{Solved, apply};
 use super::check::check;
@@ -8,6 +10,7 @@ use super::form::Candidate;
 use super::record::{Plan, PlannedWeight};
 use super::sequence::{Context, failed, solve_all};
 use super::session::{Goal, Planned, Session, Skipped, relative_errors};
+use super::tradeoff::{TriedPlan, tradeoff};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::verify::Verification;
@@ -43,6 +46,7 @@ pub(crate) struct Search<'c> {
     offers: &'c [Vec<Candidate>],
     curves: Vec<Curve>,
     most_time: Option<f64>,
+    tried: RefCell<Vec<TriedPlan>>,
 }
 
 /// What is known while a search for the smallest file goes on.
@@ -77,6 +81,7 @@ impl<'c> Search<'c> {
             offers,
             curves: curves.collect(),
             most_time: session.goal.speed.map(|s| now / s.max(1e-9)),
+            tried: RefCell::default(),
         }
     }
 
@@ -171,10 +176,16 @@ impl<'c> Search<'c> {
             Outcome::Met => None,
             Outcome::Missed { blocking } => Some(blocking.clone()),
         };
+        let bytes = model.encoded_len();
+        self.tried.borrow_mut().push(TriedPlan {
+            bytes,
+            predicted_loss: chosen.loss().sqrt(),
+            verified_loss: verification.relative_l2,
+        });
         Ok(Trial {
             picks: chosen.picks().to_vec(),
             predicted: chosen.loss(),
-            bytes: model.encoded_len(),
+            bytes,
             model,
             solved,
             verification,
@@ -316,9 +327,18 @@ impl<'c> Search<'c> {
             bytes: trial.bytes,
         };
         let name = |t: usize| c.targets[t].name().to_string();
+        let mut around = tradeoff(
+            &c.targets,
+            self.offers,
+            &self.curves,
+            &trial.picks,
+            trial.bytes,
+        );
+        around.tried = self.tried.take();
         Ok(Planned {
             model: trial.model,
             plan,
+            tradeoff: Some(around),
             errors: relative_errors(c, &trial.solved)?,
             solved: trial.solved,
             skipped,

@@ -12,6 +12,7 @@ use super::record::Plan;
 use super::search::Search;
 use super::sequence::{Context, failed, solve_all};
 use super::store::Store;
+use super::tradeoff::Tradeoff;
 use crate::calibrate::{Batch, Operand, Stages, Target};
 use crate::dataset::Dataset;
 use crate::digest::Digest;
@@ -82,6 +83,8 @@ pub struct Planned {
     pub verification: Verification,
     /// The weights that stand in the way of the goal, where it was missed.
     pub blocking: Option<Vec<String>>,
+    /// What the planner saw around its choice; none for a replayed plan.
+    pub tradeoff: Option<Tradeoff>,
 }
 
 /// Calibrates, chooses, solves and verifies.
@@ -144,6 +147,7 @@ pub fn replay(model: &Model, session: &Session<'_>, plan: &Plan) -> Result<Plann
         skipped,
         verification,
         blocking: None,
+        tradeoff: None,
     })
 }
 
