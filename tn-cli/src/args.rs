@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Finetune(Box<FinetuneArgs>),
     /// Compare a compressed model with its original in tract
     Verify(VerifyArgs),
+    /// Show a result that --json printed as a page: one file of HTML
+    Report(ReportArgs),
     /// Run a model in tract on arrays from a file
     Run(RunArgs),
     /// Run one of the experiments on a layer or a small network: a table, a plot, a conclusion
@@ -68,6 +70,15 @@ pub(crate) struct TalkArgs {
     /// Print the result and errors only: no progress, no warnings
     #[arg(long, short)]
     pub(crate) quiet: bool,
+}
+
+/// Where else a result goes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Running")]
+pub(crate) struct PageArgs {
+    /// Also write the result as a page: one file of HTML with plots, which loads nothing
+    #[arg(long, value_name = "HTML")]
+    pub(crate) report: Option<PathBuf>,
 }
 
 /// What bounds and repeats a computation.
@@ -124,6 +135,8 @@ pub(crate) struct CompressArgs {
     pub(crate) layers: Vec<LayerRule>,
     #[command(flatten)]
     pub(crate) tuning: TuningArgs,
+    #[command(flatten)]
+    pub(crate) page: PageArgs,
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
     #[command(flatten)]
@@ -189,6 +202,8 @@ pub(crate) struct PlanArgs {
     #[arg(long = "layer", value_name = "REGEX=..", help_heading = "Choices")]
     pub(crate) layers: Vec<LayerRule>,
     #[command(flatten)]
+    pub(crate) page: PageArgs,
+    #[command(flatten)]
     pub(crate) compute: ComputeArgs,
     #[command(flatten)]
     pub(crate) talk: TalkArgs,
@@ -212,6 +227,8 @@ pub(crate) struct FinetuneArgs {
     pub(crate) data: PathBuf,
     #[command(flatten)]
     pub(crate) tuning: TuningArgs,
+    #[command(flatten)]
+    pub(crate) page: PageArgs,
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
     #[command(flatten)]
@@ -247,6 +264,18 @@ pub(crate) enum RunEngine {
     Tract,
     /// The interpreter that training uses; it lacks some operators and names them
     Interpreter,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// What `tnq compress`, `plan`, `finetune` or `verify` printed with --json
+    pub(crate) result: PathBuf,
+    /// Where to write the page
+    #[arg(long, short, value_name = "HTML")]
+    pub(crate) output: PathBuf,
+    /// Overwrite the page if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]

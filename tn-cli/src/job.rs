@@ -10,7 +10,7 @@ use crate::args::{CompressArgs, SettingsArgs};
 use crate::encoded::Storage;
 use crate::error::CliError;
 use crate::output::{Existing, OutputFile};
-use crate::rules::{Action, LayerRule};
+use crate::rules::{Action, LayerRule, idle_rules};
 use crate::settings::{Format, Granularity, Layout, Ranks, Scheme, Settings};
 use crate::tuning::TuningJob;
 
@@ -170,14 +170,9 @@ impl Choices {
         }
     }
 
-    /// The patterns of the rules that match none of the layers, each given by its names.
-    pub(crate) fn idle_rules<'a>(&'a self, layers: &[Vec<&str>]) -> Vec<&'a str> {
-        let idle = |rule: &&LayerRule| layers.iter().all(|names| rule.action_for(names).is_none());
-        self.rules
-            .iter()
-            .filter(idle)
-            .map(LayerRule::pattern)
-            .collect()
+    /// What to say of the rules that match none of the layers, each given by its names.
+    pub(crate) fn idle_rules(&self, layers: &[Vec<&str>]) -> Vec<String> {
+        idle_rules(&self.rules, layers)
     }
 }
 
@@ -296,7 +291,9 @@ mod tests {
         assert_eq!(choices.spec(&["fc2"]), Spec::keep());
         assert_eq!(
             choices.idle_rules(&[vec!["fc1"], vec!["a", "fc3"]]),
-            ["fc2"]
+            [
+                "--layer 'fc2' matches no weight or node; the nearest names are fc1, fc3 (see tnq inspect)"
+            ]
         );
     }
 

@@ -4,9 +4,8 @@ use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
-
 use crate::error::CliError;
+use crate::temporary::Temporary;
 
 /// What to do with a file that stands where the output goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,21 +56,19 @@ impl OutputFile {
         self.check_free()?;
         let mut temporary = self.temporary()?;
         let written = (|| {
-            let mut writer = BufWriter::new(temporary.as_file_mut());
+            let mut writer = BufWriter::new(temporary.file());
             fill(&mut writer)?;
             writer.flush()?;
             drop(writer);
             if let Ok(before) = fs::metadata(&self.path) {
-                temporary.as_file().set_permissions(before.permissions())?;
+                temporary.file().set_permissions(before.permissions())?;
             }
-            temporary.as_file().sync_all()
+            temporary.file().sync_all()
         })();
         written.map_err(|source| self.failed(source))?;
-        let moved = match self.existing {
-            Existing::Replace => temporary.persist(&self.path),
-            Existing::Keep => temporary.persist_noclobber(&self.path),
-        };
-        moved.map(drop).map_err(|error| self.failed(error.error))
+        temporary
+            .place(&self.path, self.existing)
+            .map_err(|source| self.failed(source))
     }
 
     fn check_free(&self) -> Result<(), CliError> {
@@ -89,18 +86,12 @@ impl OutputFile {
         }
     }
 
-    fn temporary(&self) -> Result<NamedTempFile, CliError> {
+    fn temporary(&self) -> Result<Temporary, CliError> {
         let folder = match self.path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".tnq-").suffix(".partial");
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        builder
-            .tempfile_in(folder)
-            .map_err(|source| self.failed(source))
+        Temporary::new(folder).map_err(|source| self.failed(source))
     }
 
     fn failed(&self, source: io::Error) -> CliError {

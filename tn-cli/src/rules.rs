@@ -5,6 +5,7 @@ use std::str::FromStr;
 use clap::ValueEnum;
 use regex::Regex;
 
+use crate::nearest::nearest;
 use crate::settings::{Settings, parse_bits};
 
 const KEYS: [&str; 7] = [
@@ -51,6 +52,22 @@ impl LayerRule {
     pub(crate) fn pattern(&self) -> &str {
         self.pattern.as_str()
     }
+}
+
+/// What to say of the rules that match none of the layers, each given by its names.
+pub(crate) fn idle_rules(rules: &[LayerRule], layers: &[Vec<&str>]) -> Vec<String> {
+    let idle = |rule: &&LayerRule| layers.iter().all(|names| rule.action_for(names).is_none());
+    let said = rules.iter().filter(idle).map(|rule| {
+        let pattern = rule.pattern();
+        let near = nearest(pattern, layers.iter().flatten().copied());
+        let near = match near.as_slice() {
+            [] => String::new(),
+            [one] => format!("; did you mean {one}?"),
+            several => format!("; the nearest names are {}", several.join(", ")),
+        };
+        format!("--layer '{pattern}' matches no weight or node{near} (see tnq inspect)")
+    });
+    said.collect()
 }
 
 impl FromStr for LayerRule {
@@ -104,7 +121,8 @@ fn parse_settings(text: &str) -> Result<Settings, String> {
     }
     let mut settings = Settings::default();
     for (key, value) in pairs {
-        set(&mut settings, key, &value).map_err(|reason| format!("{key}: {reason}"))?;
+        set(&mut settings, key, &value)
+            .map_err(|reason| format!("{}: {reason}", key.escape_debug()))?;
     }
     Ok(settings)
 }
@@ -210,6 +228,65 @@ mod tests {
         check("fc=bits=4,bits=3", "bits: given twice");
         check("fc=bits=4,rank=3", "rank: expected one of");
         check("fc=modes=4x4", "modes: expected IN:OUT");
+    }
+
+    #[test]
+    fn ten_thousand_damaged_rules_are_rules_or_errors_of_one_line() {
+        let good = [
+            "layer.[01]=format=tt,layout=split,modes=4x7:2x5,ranks=4,8,4,bits=4",
+            "^(fc|head){1,3}$=keep",
+            "a=b=ranks=eps=0.1,granularity=block:32,scheme=affine",
+        ];
+        let pieces = [
+            "=",
+            ",",
+            "(",
+            "[",
+            "{9999}",
+            "{99999999}",
+            "*",
+            "\\",
+            "\u{0}",
+            "é",
+            "x",
+            "eps=",
+            "1e999",
+            "-1",
+            "keep",
+            "=bits=",
+            "18446744073709551616",
+            "(?i)",
+            "\n",
+            ":",
+        ];
+        // SplitMix64.
+        let mut state = 2026_u64;
+        let mut below = |n: usize| {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = state;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((z ^ (z >> 31)) % n.max(1) as u64) as usize
+        };
+        let mut parsed = 0;
+        for k in 0..10_000 {
+            let mut text: Vec<char> = good[k % good.len()].chars().collect();
+            for _ in 0..=below(3) {
+                let at = below(text.len());
+                let end = (at + below(4)).min(text.len());
+                let piece = pieces[below(pieces.len())];
+                text.splice(at..end, piece.chars());
+            }
+            let text: String = text.into_iter().collect();
+            match text.parse::<LayerRule>() {
+                Ok(rule) => {
+                    parsed += 1;
+                    let _ = idle_rules(&[rule], &[vec!["layer.0", "fc1.weight"]]);
+                }
+                Err(error) => assert!(!error.contains('\n'), "{text:?}: {error}"),
+            }
+        }
+        assert!(parsed > 200, "{parsed}");
     }
 
     #[test]

@@ -7,14 +7,16 @@ use quant_core::Bits;
 use serde::Serialize;
 
 use super::finetune::line;
-use super::verification::{Named, Samples, VerificationReport};
+use super::report::{Page, Seen, Sight};
+use super::verification::{Latency, Named, Samples, VerificationReport};
 use super::{Bytes, print, print_json};
 use crate::args::CompressArgs;
 use crate::encoded::Encoded;
 use crate::error::CliError;
-use crate::job::{Choices, CompressJob, use_threads};
+use crate::job::{Choices, CompressJob, existing, use_threads};
 use crate::model::{read_dataset, read_model};
 use crate::progress::Progress;
+use crate::report::command_line;
 use crate::table::{bytes, figure, shape, table};
 use crate::tuning::{TuningReport, unseen};
 
@@ -24,6 +26,7 @@ struct Report<'a> {
     schema: u32,
     command: &'static str,
     version: &'static str,
+    command_line: String,
     input: String,
     output: String,
     seed: u64,
@@ -33,6 +36,8 @@ struct Report<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     finetune: Option<TuningReport>,
     verification: VerificationReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latency: Option<Latency>,
     seconds: Seconds,
 }
 
@@ -51,6 +56,8 @@ struct Weight<'a> {
     bytes_before: u64,
     bytes_after: u64,
     error: f64,
+    #[serde(flatten)]
+    seen: Seen,
 }
 
 #[derive(Debug, Serialize)]
@@ -85,6 +92,8 @@ struct Seconds {
 pub(crate) fn run(args: CompressArgs) -> Result<(), CliError> {
     let start = Instant::now();
     let (talk, threads) = (args.talk.clone(), args.compute.threads);
+    let others = [args.model.as_path(), args.output.as_path()];
+    let page = Page::new(&args.page, existing(args.force), &others)?;
     let job = CompressJob::new(args)?;
     use_threads(threads)?;
     let progress = Progress::detect(talk.quiet);
@@ -142,10 +151,29 @@ pub(crate) fn run(args: CompressArgs) -> Result<(), CliError> {
     encoded.write(&job.output)?;
     let write = encode + stage.finish();
 
+    let became = |name: &str| {
+        let mut rewritten = rewrite.rewritten();
+        let found = rewritten.find(|(weight, _)| *weight == name);
+        found.map(|(_, rewritten)| rewritten.network.to_dense())
+    };
+    let sight = Sight::of(&model, &talk, &page, &became);
+    let latency = if page.wanted() {
+        let stage = progress.stage("timing", 0);
+        let other = Named {
+            model: &compressed,
+            path: job.output.path(),
+        };
+        let latency = samples.latency(original, other)?;
+        drop(stage);
+        Some(latency)
+    } else {
+        None
+    };
     let report = Report {
         schema: super::SCHEMA,
         command: "compress",
         version: env!("CARGO_PKG_VERSION"),
+        command_line: command_line(),
         input: job.model.display().to_string(),
         output: job.output.path().display().to_string(),
         seed: job.seed,
@@ -153,9 +181,14 @@ pub(crate) fn run(args: CompressArgs) -> Result<(), CliError> {
             before: rewrite.bytes_before,
             after: encoded.len(),
         },
-        weights: rewrite.weights.iter().filter_map(weight).collect(),
+        weights: rewrite
+            .weights
+            .iter()
+            .filter_map(|entry| weight(entry, &sight))
+            .collect(),
         skipped: rewrite.weights.iter().filter_map(skipped).collect(),
         verification,
+        latency,
         seconds: Seconds {
             read,
             compress,
@@ -166,6 +199,7 @@ pub(crate) fn run(args: CompressArgs) -> Result<(), CliError> {
         },
         finetune: tuned,
     };
+    page.write(&report)?;
     if talk.json {
         print_json(&report)
     } else {
@@ -222,10 +256,8 @@ fn ask(model: &Model, choices: &Choices, progress: Progress) -> Job {
                 .collect()
         })
         .collect();
-    for pattern in choices.idle_rules(&names) {
-        progress.warn(&format!(
-            "--layer '{pattern}' matches no weight or node (see tnq inspect)"
-        ));
+    for idle in choices.idle_rules(&names) {
+        progress.warn(&idle);
     }
     inspection
         .weights
@@ -236,7 +268,7 @@ fn ask(model: &Model, choices: &Choices, progress: Progress) -> Job {
         })
 }
 
-fn weight(entry: &RewriteEntry) -> Option<Weight<'_>> {
+fn weight<'a>(entry: &'a RewriteEntry, sight: &Sight) -> Option<Weight<'a>> {
     let Outcome::Rewritten(rewritten) = &entry.outcome else {
         return None;
     };
@@ -268,6 +300,7 @@ fn weight(entry: &RewriteEntry) -> Option<Weight<'_>> {
         bytes_before: entry.weight.bytes,
         bytes_after: *bytes,
         error: *error,
+        seen: sight.weight(&entry.weight.name),
     })
 }
 

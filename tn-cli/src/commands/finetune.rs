@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::report::Page;
 use super::verification::{Named, Samples, VerificationReport};
 use super::{Bytes, print, print_json};
 use crate::args::FinetuneArgs;
@@ -10,6 +11,7 @@ use crate::job::{existing, not_the_input, use_threads};
 use crate::model::{read_dataset, read_model};
 use crate::output::OutputFile;
 use crate::progress::Progress;
+use crate::report::command_line;
 use crate::table::bytes;
 use crate::tuning::{Tuning, TuningReport, tune, unseen};
 
@@ -19,6 +21,7 @@ struct Report {
     schema: u32,
     command: &'static str,
     version: &'static str,
+    command_line: String,
     teacher: String,
     student: String,
     output: String,
@@ -34,6 +37,8 @@ pub(crate) fn run(args: FinetuneArgs) -> Result<(), CliError> {
     let config = args.tuning.config(args.compute.seed)?;
     not_the_input(&args.teacher, &args.output)?;
     let output = OutputFile::new(&args.output, existing(args.force))?;
+    let others = [args.teacher.as_path(), &args.student, &args.output];
+    let page = Page::new(&args.page, existing(args.force), &others)?;
     use_threads(args.compute.threads)?;
     let progress = Progress::detect(args.talk.quiet);
     let stage = progress.stage("reading", 0);
@@ -81,6 +86,7 @@ pub(crate) fn run(args: FinetuneArgs) -> Result<(), CliError> {
         schema: super::SCHEMA,
         command: "finetune",
         version: env!("CARGO_PKG_VERSION"),
+        command_line: command_line(),
         teacher: args.teacher.display().to_string(),
         student: args.student.display().to_string(),
         output: args.output.display().to_string(),
@@ -93,6 +99,7 @@ pub(crate) fn run(args: FinetuneArgs) -> Result<(), CliError> {
         verification,
         seed: args.compute.seed,
     };
+    page.write(&report)?;
     if args.talk.json {
         print_json(&report)
     } else {

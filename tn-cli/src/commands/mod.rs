@@ -5,6 +5,7 @@ pub(crate) mod docs;
 pub(crate) mod finetune;
 pub(crate) mod inspect;
 pub(crate) mod planned;
+pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod study;
 mod verification;

@@ -7,12 +7,13 @@ use std::time::Instant;
 
 use onnx_bridge::blocks::Levels;
 use onnx_bridge::calibrate::TargetKind;
-use onnx_bridge::plan::{Candidate, Plan, Planned, Session, compress_planned, replay};
+use onnx_bridge::plan::{Candidate, Plan, Planned, Session, Tradeoff, compress_planned, replay};
 use onnx_bridge::{Dataset, Model, inspect};
 use serde::Serialize;
 
 use super::finetune::line;
-use super::verification::VerificationReport;
+use super::report::{Page, Seen, Sight};
+use super::verification::{Latency, Named, Samples, VerificationReport};
 use super::{Bytes, Ended, print, print_json};
 use crate::args::{CompressArgs, PlanArgs, SettingsArgs, TalkArgs};
 use crate::encoded::{Encoded, Storage};
@@ -22,7 +23,8 @@ use crate::job::{existing, not_the_input, use_threads};
 use crate::model::{read_dataset, read_model};
 use crate::output::OutputFile;
 use crate::progress::Progress;
-use crate::rules::{Action, LayerRule};
+use crate::report::{command_line, describe};
+use crate::rules::{Action, LayerRule, idle_rules};
 use crate::settings::Format;
 use crate::table::{bytes, figure, shape, table};
 use crate::tuning::{TuningJob, TuningReport};
@@ -32,16 +34,20 @@ struct Report<'a> {
     schema: u32,
     command: &'static str,
     version: &'static str,
+    command_line: String,
     input: String,
     output: Option<String>,
     seed: u64,
     bytes: Bytes,
     goal: Reached<'a>,
+    tradeoff: Option<&'a Tradeoff>,
     weights: Vec<Weight<'a>>,
     skipped: Vec<Skipped<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     finetune: Option<TuningReport>,
     verification: VerificationReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latency: Option<Latency>,
     seconds: Seconds,
 }
 
@@ -69,6 +75,8 @@ struct Weight<'a> {
     bytes_after: u64,
     predicted_loss: f64,
     error: f64,
+    #[serde(flatten)]
+    seen: Seen,
 }
 
 #[derive(Debug, Serialize)]
@@ -99,6 +107,7 @@ struct Ask<'a> {
     rules: &'a [LayerRule],
     beside: &'a Path,
     plan: Option<&'a Path>,
+    page: &'a Page,
     talk: &'a TalkArgs,
 }
 
@@ -143,6 +152,13 @@ fn solve<'a>(
             )
         })
         .collect();
+    let layers: Vec<Vec<&str>> = names
+        .values()
+        .map(|names| names.iter().map(String::as_str).collect())
+        .collect();
+    for idle in idle_rules(ask.rules, &layers) {
+        progress.warn(&idle);
+    }
     let allow = |target: &onnx_bridge::calibrate::Target, candidate: &Candidate| {
         let own = [target.name().to_owned()];
         let names: Vec<&str> = names
@@ -220,6 +236,11 @@ pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
     let tuning = TuningJob::new(args.finetune.as_deref(), &args.tuning, args.compute.seed)?;
     not_the_input(&args.model, &args.output)?;
     let output = OutputFile::new(&args.output, existing(args.force))?;
+    let page = Page::new(
+        &args.page,
+        existing(args.force),
+        &[&args.model, &args.output],
+    )?;
     use_threads(args.compute.threads)?;
     let model = read_model(&args.model)?;
     let data = read_dataset(calib, &model)?;
@@ -236,6 +257,7 @@ pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
         rules: &args.layers,
         beside: &args.output,
         plan: args.plan.as_deref(),
+        page: &page,
         talk: &args.talk,
     };
     let (mut planned, store) = solve(&ask, &model, &data)?;
@@ -313,6 +335,9 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Ended, CliError> {
         .as_ref()
         .map(|o| OutputFile::new(o, existing(args.force)))
         .transpose()?;
+    let mut others = vec![args.model.as_path()];
+    others.extend(args.output.as_deref());
+    let page = Page::new(&args.page, existing(args.force), &others)?;
     let ask = Ask {
         model: &args.model,
         calib: &args.calib,
@@ -322,6 +347,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Ended, CliError> {
         rules: &args.layers,
         beside: args.output.as_deref().unwrap_or(&args.model),
         plan: None,
+        page: &page,
         talk: &args.talk,
     };
     let data = read_dataset(&args.calib, &model)?;
@@ -358,6 +384,19 @@ fn tell(
     seed: u64,
     seconds: Seconds,
 ) -> Result<Ended, CliError> {
+    let solved = planned.plan.weights.iter().zip(&planned.solved);
+    let became = |name: &str| {
+        let (_, solved) = solved.clone().find(|(w, _)| w.name == name)?;
+        solved.form.matrix()
+    };
+    let sight = Sight::of(model, ask.talk, ask.page, &became);
+    let latency = if ask.page.wanted() {
+        let [original, other] = [(model, ask.model), (&planned.model, ask.beside)]
+            .map(|(model, path)| Named { model, path });
+        Some(Samples::new(original, Some(ask.calib), seed)?.latency(original, other)?)
+    } else {
+        None
+    };
     let weights = planned
         .plan
         .weights
@@ -379,11 +418,13 @@ fn tell(
             bytes_after: w.bytes,
             predicted_loss: w.predicted_loss,
             error: *error,
+            seen: sight.weight(&w.name),
         });
     let report = Report {
         schema: super::SCHEMA,
         command,
         version: env!("CARGO_PKG_VERSION"),
+        command_line: command_line(),
         input: ask.model.display().to_string(),
         output: output.map(|o| o.display().to_string()),
         seed,
@@ -398,6 +439,7 @@ fn tell(
             met: planned.blocking.is_none(),
             blocking: planned.blocking.as_deref(),
         },
+        tradeoff: planned.tradeoff.as_ref(),
         weights: weights.collect(),
         skipped: planned
             .skipped
@@ -409,8 +451,10 @@ fn tell(
             .collect(),
         finetune,
         verification: VerificationReport::new(ask.calib, planned.verification.clone()),
+        latency,
         seconds,
     };
+    ask.page.write(&report)?;
     if ask.talk.json {
         print_json(&report)?;
     } else {
@@ -428,33 +472,13 @@ fn text(report: &Report<'_>) -> String {
         .weights
         .iter()
         .map(|w| {
-            let choice = match w.choice {
-                Candidate::Dense { format } => format!(
-                    "{} levels, blocks of {}",
-                    format.levels.count(),
-                    format.block
-                ),
-                Candidate::LowRank { rank, format } => {
-                    format!("rank {rank}, {} levels", format.levels.count())
-                }
-                Candidate::Corrected { base, rank, .. } => {
-                    format!("{} levels + rank {rank}", base.levels.count())
-                }
-                Candidate::Train { rank, format, .. } => {
-                    format!("two cores, rank {rank}, {} levels", format.levels.count())
-                }
-                Candidate::Tucker { rank, format } => {
-                    format!("core of {rank}, {} levels", format.levels.count())
-                }
-                _ => String::new(),
-            };
             let of = [bytes(w.bytes_before), bytes(w.bytes_after)];
             let [before, after] = of;
             vec![
                 w.name.to_owned(),
                 shape(&w.shape),
                 w.format.to_owned(),
-                choice,
+                describe(&w.choice),
                 before,
                 after,
                 figure(w.error),

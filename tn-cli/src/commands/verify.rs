@@ -12,6 +12,7 @@ use crate::error::CliError;
 use crate::job::use_threads;
 use crate::model::read_model;
 use crate::progress::Progress;
+use crate::report::command_line;
 use crate::table::bytes;
 
 /// What `--json` prints.
@@ -20,6 +21,7 @@ struct Report {
     schema: u32,
     command: &'static str,
     version: &'static str,
+    command_line: String,
     input: String,
     output: String,
     bytes: Bytes,
@@ -65,6 +67,7 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<(), CliError> {
         schema: super::SCHEMA,
         command: "verify",
         version: env!("CARGO_PKG_VERSION"),
+        command_line: command_line(),
         input: args.model.display().to_string(),
         output: args.output.display().to_string(),
         bytes: Bytes {

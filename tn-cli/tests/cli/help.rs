@@ -9,6 +9,7 @@ fn help_of_every_command() {
         "inspect",
         "compress",
         "verify",
+        "report",
         "run",
         "completions",
         "man",

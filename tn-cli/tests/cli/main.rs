@@ -5,4 +5,5 @@ mod errors;
 mod finetune;
 mod help;
 mod jobs;
+mod report;
 mod study;
