@@ -93,6 +93,11 @@ fn matrix(view: &GraphView<'_>, weight: &Weight<'_>) -> Result<Array2<f32>, Skip
             let layer = layers.first().ok_or(SkipReason::Unused)?;
             ((layer.outputs(), layer.inputs()), layer.matrix(view)?)
         }
+        Role::Table(layers) => {
+            let layer = layers.first().ok_or(SkipReason::Unused)?;
+            let [rows, columns] = layer.shape();
+            ((rows, columns), layer.matrix(view)?)
+        }
         Role::Conv(layers) => {
             let layer = layers.first().ok_or(SkipReason::Unused)?;
             ((layer.outputs(), layer.inputs()), layer.matrix(view)?)
