@@ -64,7 +64,7 @@ fn check(
         .chain([Spec::default()]);
     let mut rewritten = 0;
     for spec in specs {
-        let format = spec.format.clone();
+        let format = spec.format;
         let (written, report) = compress(&model, &Job::new(spec)).unwrap();
         match &report.weights[0].outcome {
             Outcome::Rewritten(r) => {
