@@ -422,7 +422,7 @@ fn training_brings_kernels_to_their_teacher() {
     let data = onnx_bridge::Dataset::new(vec![("x".into(), NpyArray::F32(x.into_dyn()))]).unwrap();
     let config = |steps| FinetuneConfig {
         length: Length::Steps(steps),
-        batch: 32,
+        batch: Some(32),
         evaluations: 4,
         ..Default::default()
     };
