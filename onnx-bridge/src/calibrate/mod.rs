@@ -8,6 +8,7 @@ pub(crate) mod segment;
 mod sensitivity;
 mod stage;
 mod target;
+mod windows;
 
 pub(crate) use batches::{Batch, Values, mask};
 pub use lookups::row_importance;
@@ -18,3 +19,4 @@ pub use sensitivity::Sensitivity;
 pub(crate) use sensitivity::measure;
 pub(crate) use stage::Stages;
 pub use target::{Target, TargetKind};
+pub(crate) use windows::Windows;

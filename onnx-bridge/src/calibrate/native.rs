@@ -10,6 +10,7 @@ use tn_formats::npy::NpyArray;
 use super::batches::Values;
 use super::segment::Overrides;
 use super::target::{Target, TargetKind};
+use super::windows::Windows;
 use crate::blocks::BlockMatrix;
 use crate::constant::Constant;
 use crate::dense_layer::DenseLayer;
@@ -90,7 +91,7 @@ impl<'a> Operand<'a> {
     }
 
     /// `X Wᵀ` for `X [rows, K]`.
-    fn multiply(&self, x: ArrayView2<'_, f32>) -> Option<Array2<f32>> {
+    pub(crate) fn multiply(&self, x: ArrayView2<'_, f32>) -> Option<Array2<f32>> {
         match self {
             Self::Matrix(w) => times(x, w.t()),
             Self::Factors(left, right) => times(times(x, right.t())?.view(), left.t()),
@@ -119,12 +120,34 @@ pub(crate) fn run(
 ) -> Option<ArrayD<f32>> {
     match target.kind() {
         TargetKind::Dense(layers) => product(view, layers.get(nth)?, operand, overrides, values),
+        TargetKind::Conv(layers) => {
+            let layer = layers.get(nth)?;
+            let NpyArray::F32(x) = values.get(layer.input())? else {
+                return None;
+            };
+            let windows = Windows::over(view, layer, x.shape())?;
+            let mut y = windows.convolve(x.view(), |rows| operand.multiply(rows.view()))?;
+            if let Some(bias) = layer.bias() {
+                let added = floats_of(view, bias, overrides, values)?;
+                add_to_channels(&mut y, added.as_slice()?, 1.0);
+            }
+            Some(y)
+        }
         TargetKind::Table(nodes) => {
             let (rows, shape) = looked_up(view, target, *nodes.get(nth)?, values)?;
             let found = operand.rows(&rows)?;
             let mut wanted = shape;
             wanted.push(found.ncols());
             found.into_shape_with_order(IxDyn(&wanted)).ok()
+        }
+    }
+}
+
+/// Adds a number to every channel of `[samples, channels, ..]`.
+pub(crate) fn add_to_channels(y: &mut ArrayD<f32>, added: &[f32], factor: f32) {
+    for mut sample in y.outer_iter_mut() {
+        for (mut channel, add) in sample.outer_iter_mut().zip(added) {
+            channel += factor * *add;
         }
     }
 }

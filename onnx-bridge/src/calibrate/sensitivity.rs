@@ -8,6 +8,7 @@ use super::batches::{Batch, Values};
 use super::native;
 use super::segment::{Cut, Loaded, Overrides};
 use super::target::TargetKind;
+use super::windows::Windows;
 use crate::error::Result;
 
 /// One weight's part in what the model loses.
@@ -78,8 +79,13 @@ pub(crate) fn measure(
                 return Ok(0.0);
             };
             let rows = batch.rows(noise.view());
-            let energy = rows.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>()
-                / rows.nrows().max(1) as f64;
+            // A row of a convolution's result is one place of it, whose channels lie apart.
+            let count = match cut.targets[t].kind() {
+                TargetKind::Conv(_) => noise.len() / cut.targets[t].shape()[0].max(1),
+                _ => rows.nrows(),
+            };
+            let energy =
+                rows.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / count.max(1) as f64;
             let mut moved = values.clone();
             moved.insert(output.clone(), NpyArray::F32(result + &noise));
             let loss = rest(s, moved)?;
@@ -95,14 +101,14 @@ pub(crate) fn measure(
     Ok(measured)
 }
 
-/// What the weight's error makes of its first operator's inputs, a row for each row of the result; `None` where the
+/// What the weight's error makes of its first operator's inputs, in the order of the result's elements; `None` where the
 /// operator's inputs are not at hand.
 fn noise(
     cut: &Cut<'_>,
     t: usize,
     values: &Values,
     rounding: &RoundingError<'_>,
-) -> Result<Option<Array2<f32>>> {
+) -> Result<Option<ArrayD<f32>>> {
     let target = &cut.targets[t];
     let original = native::Operand::original(cut.view, target)?;
     let layer = match target.kind() {
@@ -121,7 +127,24 @@ fn noise(
                 .iter()
                 .filter_map(|row| distinct.binary_search(row).ok())
                 .collect();
-            return Ok(Some(error.select(Axis(0), &places)));
+            return Ok(Some(error.select(Axis(0), &places).into_dyn()));
+        }
+        TargetKind::Conv(layers) => {
+            let (Some(NpyArray::F32(x)), native::Operand::Matrix(weight)) =
+                (values.get(layers[0].input()), original)
+            else {
+                return Ok(None);
+            };
+            let error = native::Operand::Matrix(rounding(t, weight)?);
+            let made = Windows::over(cut.view, &layers[0], x.shape())
+                .and_then(|w| w.convolve(x.view(), |rows| error.multiply(rows.view())));
+            return Ok(made.map(|mut noise| {
+                if layers[0].bias().is_some() {
+                    let means = channel_means(&noise);
+                    native::add_to_channels(&mut noise, &means, -1.0);
+                }
+                noise
+            }));
         }
         TargetKind::Dense(layers) => &layers[0],
     };
@@ -151,7 +174,20 @@ fn noise(
     {
         noise -= &mean;
     }
-    Ok(Some(noise))
+    Ok(Some(noise.into_dyn()))
+}
+
+/// The mean of every channel of `[samples, channels, ..]`.
+fn channel_means(value: &ArrayD<f32>) -> Vec<f32> {
+    let channels = value.shape().get(1).copied().unwrap_or(0);
+    let mut sums = vec![0.0f64; channels];
+    for sample in value.outer_iter() {
+        for (sum, channel) in sums.iter_mut().zip(sample.outer_iter()) {
+            *sum += channel.iter().map(|&v| f64::from(v)).sum::<f64>();
+        }
+    }
+    let count = (value.len() / channels.max(1)).max(1) as f64;
+    sums.into_iter().map(|s| (s / count) as f32).collect()
 }
 
 /// The graph's outputs, in their order.

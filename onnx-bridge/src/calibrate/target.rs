@@ -3,12 +3,13 @@
 use ndarray::Array2;
 
 use crate::constant::Constant;
+use crate::conv_layer::{ConvLayer, ConvOp};
 use crate::dense_layer::DenseLayer;
 use crate::proto::{DataType, int_or, is_standard_domain};
 use crate::skip::SkipReason;
 use crate::tensor;
 use crate::view::{GraphView, Use};
-use crate::weight::Weight;
+use crate::weight::{Role, Weight};
 
 /// Below this many elements nothing is gained: the operators that unpack a weight take bytes too.
 const LEAST_ELEMENTS: usize = 4096;
@@ -18,6 +19,8 @@ const LEAST_ELEMENTS: usize = 4096;
 pub enum TargetKind {
     /// Dense layers that multiply by the same matrix.
     Dense(Vec<DenseLayer>),
+    /// Convolutions with the same kernel, a matrix of their windows: see [`ConvLayer`].
+    Conv(Vec<ConvLayer>),
     /// Gather nodes that look up its rows.
     Table(Vec<usize>),
 }
@@ -50,6 +53,12 @@ impl Target {
             bytes: weight.bytes(),
             kind,
         };
+        if let Ok(Role::Conv(layers)) = weight.role() {
+            let first = kernel(view, layers)?;
+            let shape = [first.outputs(), first.inputs()];
+            let kind = TargetKind::Conv(layers.clone());
+            return make(first.weight_value(), shape, kind).of_some_size();
+        }
         let target = match weight.layers() {
             Ok(layers) => {
                 let first = layers.first().ok_or(SkipReason::Unused)?;
@@ -87,13 +96,18 @@ impl Target {
                 None => return Err(reason),
             },
         };
-        if target.shape[0] * target.shape[1] < LEAST_ELEMENTS {
+        target.of_some_size()
+    }
+
+    /// This target, where it has enough elements for a choice.
+    fn of_some_size(self) -> Result<Self, SkipReason> {
+        if self.shape[0] * self.shape[1] < LEAST_ELEMENTS {
             return Err(SkipReason::NoGain {
-                bytes: target.bytes,
-                best: target.bytes,
+                bytes: self.bytes,
+                best: self.bytes,
             });
         }
-        Ok(target)
+        Ok(self)
     }
 
     /// The name under which the weight is stored.
@@ -132,6 +146,7 @@ impl Target {
     pub fn nodes(&self) -> Vec<usize> {
         match &self.kind {
             TargetKind::Dense(layers) => layers.iter().map(DenseLayer::node).collect(),
+            TargetKind::Conv(layers) => layers.iter().map(ConvLayer::node).collect(),
             TargetKind::Table(nodes) => nodes.clone(),
         }
     }
@@ -143,6 +158,7 @@ impl Target {
     pub fn matrix(&self, view: &GraphView<'_>) -> Result<Array2<f32>, SkipReason> {
         let data = match &self.kind {
             TargetKind::Dense(layers) => layers.first().ok_or(SkipReason::Unused)?.matrix(view)?,
+            TargetKind::Conv(layers) => layers.first().ok_or(SkipReason::Unused)?.matrix(view)?,
             TargetKind::Table(_) => Constant::find(view, &self.value)
                 .and_then(|c| c.to_f32())
                 .ok_or_else(|| SkipReason::ElementType {
@@ -156,13 +172,48 @@ impl Target {
     }
 
     /// A matrix `[M, N]` as the stored operand, and that operand's shape: what stands for the weight while calibrating.
-    pub(crate) fn operand(&self, matrix: &Array2<f32>) -> (Vec<f32>, [usize; 2]) {
+    pub(crate) fn operand(&self, matrix: &Array2<f32>) -> (Vec<f32>, Vec<usize>) {
         let data: Vec<f32> = matrix.iter().copied().collect();
         match &self.kind {
-            TargetKind::Dense(layers) if !layers.is_empty() => layers[0].operand(&data),
-            _ => (data, self.shape),
+            TargetKind::Dense(layers) if !layers.is_empty() => {
+                let (data, shape) = layers[0].operand(&data);
+                (data, shape.to_vec())
+            }
+            TargetKind::Conv(layers) if !layers.is_empty() => layers[0].operand(&data),
+            _ => (data, self.shape.to_vec()),
         }
     }
+}
+
+/// The first of the convolutions of one kernel, where calibration can give them their windows.
+fn kernel<'l>(view: &GraphView<'_>, layers: &'l [ConvLayer]) -> Result<&'l ConvLayer, SkipReason> {
+    let first = layers.first().ok_or(SkipReason::Unused)?;
+    for layer in layers {
+        let refused = if layer.groups() > 1 {
+            Some(SkipReason::Grouped {
+                groups: layer.groups(),
+                channels: layer.channels(),
+            })
+        } else if layer.op() == ConvOp::ConvTranspose {
+            Some(SkipReason::Operator {
+                op: "ConvTranspose".into(),
+            })
+        } else if layer.element() != DataType::Float {
+            Some(SkipReason::ElementType {
+                found: crate::tensor::type_name(layer.element() as i32).to_string(),
+            })
+        } else if layer.weight_value() != first.weight_value() {
+            let problem = "expected uses of one and the same kernel".to_string();
+            Some(SkipReason::Misfit { problem })
+        } else {
+            None
+        };
+        if let Some(reason) = refused {
+            return Err(reason);
+        }
+    }
+    first.matrix(view)?;
+    Ok(first)
 }
 
 /// The shape and the nodes of a weight that every use looks up rows in.

@@ -189,6 +189,28 @@ pub(super) fn straight(
     Ok(value(e, name, &Laid::straight(matrix)))
 }
 
+/// Stores a matrix and makes it as it stands; rows that were cut are joined, for engines fold a result that is no larger
+/// than its inputs.
+#[cfg(feature = "tract")]
+pub(super) fn joined(
+    e: &mut Emitter,
+    name: &str,
+    matrix: &BlockMatrix,
+) -> Result<String, SkipReason> {
+    let [m, k] = matrix.shape();
+    let most = (FOLDED_ELEMENTS / k.max(1)).max(1);
+    if m <= most {
+        return straight(e, name, matrix);
+    }
+    let step = m.div_ceil(m.div_ceil(most));
+    let parts = (0..m).step_by(step).enumerate().map(|(i, from)| {
+        let part = matrix.row_range(from, (from + step).min(m));
+        straight(e, &format!("{name}/{i}"), &part)
+    });
+    let parts: Vec<String> = parts.collect::<Result<_, _>>()?;
+    Ok(e.concat(&format!("{name}/j"), &parts, 0))
+}
+
 fn value(e: &mut Emitter, name: &str, laid: &Laid<'_>) -> String {
     let levels = laid.matrix.format().levels;
     let count = laid.codes.len();

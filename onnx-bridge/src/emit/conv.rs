@@ -3,6 +3,8 @@
 use quant_core::QuantizedTensor;
 
 use super::{Emitter, Operand};
+#[cfg(feature = "tract")]
+use crate::blocks::BlockMatrix;
 use crate::conv_layer::{ConvLayer, ConvOp};
 use crate::network::Network;
 use crate::proto::DataType;
@@ -51,22 +53,57 @@ pub(crate) fn place_kernel(
     network: &Network,
 ) -> Result<PlacedKernel, SkipReason> {
     let operands = operands(network)?;
-    let chain = layer.chain(operands.len());
     let dense = operands.len() == 1;
-    let mut links = Vec::with_capacity(operands.len());
-    for (k, (operand, axes)) in operands.iter().zip(chain).enumerate() {
+    chain(e, layer, operands.len(), |e, k, (op, groups), window| {
         let name = if dense {
             format!("{prefix}/weight")
         } else {
             format!("{prefix}/core{k}")
         };
+        let operand = &operands[k];
+        let shape = stored_shape(operand.matrix(), (op, groups), window);
+        let whole = operand.place_as(e, &name, &shape)?;
+        Ok(turned(e, &name, whole, (op, groups), &shape, window))
+    })
+}
+
+/// Stores the parts of a kernel on few levels, each out by in, in the order of the chain.
+#[cfg(feature = "tract")]
+pub(crate) fn place_parts(
+    e: &mut Emitter,
+    prefix: &str,
+    layer: &ConvLayer,
+    parts: &[&BlockMatrix],
+) -> Result<PlacedKernel, SkipReason> {
+    chain(e, layer, parts.len(), |e, k, (op, groups), window| {
+        let name = match parts {
+            [_] => prefix.to_string(),
+            _ => format!("{prefix}/{k}"),
+        };
+        let value = super::blocks::joined(e, &name, parts[k])?;
+        let shape = stored_shape(parts[k].shape(), (op, groups), window);
+        let dims: Vec<i64> = shape.iter().map(|&n| n as i64).collect();
+        let whole = e.reshape(&format!("{name}/k"), &value, &dims);
+        Ok(turned(e, &name, whole, (op, groups), &shape, window))
+    })
+}
+
+/// A chain of so many nodes, whose weights `place` makes: given the number of the node, its operator and groups, and its
+/// window.
+fn chain(
+    e: &mut Emitter,
+    layer: &ConvLayer,
+    nodes: usize,
+    mut place: impl FnMut(&mut Emitter, usize, (ConvOp, usize), &[usize]) -> Result<String, SkipReason>,
+) -> Result<PlacedKernel, SkipReason> {
+    let groups = if nodes == 1 { layer.groups() } else { 1 };
+    let mut links = Vec::with_capacity(nodes);
+    for (k, axes) in layer.chain(nodes).into_iter().enumerate() {
         let op = match layer.op() {
             ConvOp::ConvTranspose if !axes.is_empty() => ConvOp::ConvTranspose,
             _ => ConvOp::Conv,
         };
-        let groups = if dense { layer.groups() } else { 1 };
-        let window = layer.window(&axes);
-        let weight = place_weight(e, &name, operand, (op, groups), &window)?;
+        let weight = place(e, k, (op, groups), &layer.window(&axes))?;
         let op = match op {
             ConvOp::Conv => "Conv",
             ConvOp::ConvTranspose => "ConvTranspose",
@@ -81,32 +118,36 @@ pub(crate) fn place_kernel(
     Ok(PlacedKernel { links })
 }
 
-/// A matrix out by in as the weight of its operator.
-fn place_weight(
-    e: &mut Emitter,
-    name: &str,
-    operand: &Operand,
+/// The shape in which a matrix out by in is stored: its operator's own, or one that a Transpose turns into that.
+fn stored_shape(
+    [out, inner]: [usize; 2],
     (op, groups): (ConvOp, usize),
     window: &[usize],
-) -> Result<String, SkipReason> {
+) -> Vec<usize> {
     let taps: usize = window.iter().product();
-    let [out, inner] = operand.matrix();
-    let channels = inner / taps;
-    let with_window = |leading: [usize; 2]| leading.into_iter().chain(window.iter().copied());
+    let channels = inner / taps.max(1);
     match op {
-        ConvOp::Conv => {
-            operand.place_as(e, name, &with_window([out, channels]).collect::<Vec<_>>())
-        }
-        ConvOp::ConvTranspose => {
-            let each = out / groups;
-            let whole = operand.place_as(e, name, &[groups, each, channels, taps])?;
-            let turned = e.transpose(&format!("{name}/turn"), &whole, &[0, 2, 1, 3]);
-            let dims: Vec<i64> = with_window([groups * channels, each])
-                .map(|n| n as i64)
-                .collect();
-            Ok(e.reshape(&format!("{name}/kernel"), &turned, &dims))
-        }
+        ConvOp::Conv => [out, channels].iter().chain(window).copied().collect(),
+        ConvOp::ConvTranspose => vec![groups, out / groups.max(1), channels, taps],
     }
+}
+
+/// A stored weight as its operator reads it.
+fn turned(
+    e: &mut Emitter,
+    name: &str,
+    whole: String,
+    (op, groups): (ConvOp, usize),
+    shape: &[usize],
+    window: &[usize],
+) -> String {
+    if op == ConvOp::Conv {
+        return whole;
+    }
+    let turned = e.transpose(&format!("{name}/turn"), &whole, &[0, 2, 1, 3]);
+    let dims = [groups * shape[2], shape[1]];
+    let dims: Vec<i64> = dims.iter().chain(window).map(|&n| n as i64).collect();
+    e.reshape(&format!("{name}/kernel"), &turned, &dims)
 }
 
 /// Emits the nodes of one convolution; the last one makes its own output.

@@ -15,6 +15,8 @@ mod place;
 mod train;
 mod unpack;
 
+#[cfg(feature = "tract")]
+pub(crate) use conv::place_parts;
 pub(crate) use conv::{PlacedKernel, emit_kernel, kernel_bytes, place_kernel};
 pub(crate) use embedding::{PlacedTable, emit_lookup, place_table};
 pub(crate) use layer::emit_layer;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::form::{Candidate, Form};
 use crate::calibrate::{Target, TargetKind};
 use crate::emit::packed::{RunsOn, place_packed};
-use crate::emit::{Emitter, Placed, blocks, embedding, emit_layer};
+use crate::emit::{Emitter, Placed, blocks, embedding, emit_kernel, emit_layer, place_parts};
 use crate::error::Result;
 use crate::model::Model;
 use crate::patch::GraphPatch;
@@ -124,6 +124,10 @@ fn write(
                 Form::Tucker { left, core, right } => {
                     blocks::place_tucker(e, &name, [left, core, right])?
                 }
+                Form::Kernel { .. } => {
+                    let problem = "expected a form of a matrix, found one of a kernel".to_string();
+                    return Err(SkipReason::Misfit { problem });
+                }
             };
             let first = layers.iter().map(|l| l.node()).min().unwrap_or(0);
             let mut removed: HashSet<usize> = HashSet::new();
@@ -136,10 +140,31 @@ fn write(
             let mut removed: Vec<usize> = removed.into_iter().collect();
             removed.sort_unstable();
             removed.into_iter().for_each(|n| patch.remove_node(n));
-            if let (Some(bias), Some(name)) = (&solved.bias, bias_name(view, target)) {
-                patch.remove_initializer(name.clone());
-                patch.add_initializer(tensor::from_f32(&name, &[bias.len()], bias));
+            change_bias(view, target, solved, patch);
+        }
+        TargetKind::Conv(layers) => {
+            let parts = match &solved.form {
+                Form::Keep => return Ok(()),
+                Form::Dense(matrix) => vec![matrix],
+                Form::LowRank { left, right } => vec![right, left],
+                Form::Kernel {
+                    left, core, right, ..
+                } => vec![right, core, left],
+                Form::Corrected { .. } | Form::Train { .. } | Form::Tucker { .. } => {
+                    let problem = "expected a form of a kernel, found one of a matrix".to_string();
+                    return Err(SkipReason::Misfit { problem });
+                }
+            };
+            let first = layers.first().ok_or(SkipReason::Unused)?;
+            let placed = place_parts(e, &name, first, &parts)?;
+            for layer in layers {
+                emit_kernel(e, view, layer, &format!("{}/y", target.name()), &placed);
+                patch.insert_before(layer.node(), e.take_nodes());
+                patch.remove_node(layer.node());
+                let between = layer.weight_nodes().iter();
+                between.for_each(|&node| patch.remove_node(node));
             }
+            change_bias(view, target, solved, patch);
         }
         TargetKind::Table(nodes) => {
             let placed = match &solved.form {
@@ -148,7 +173,10 @@ fn write(
                 Form::LowRank { left, right } => {
                     embedding::place_table(e, &name, left, Some(right))?
                 }
-                Form::Corrected { .. } | Form::Train { .. } | Form::Tucker { .. } => {
+                Form::Corrected { .. }
+                | Form::Train { .. }
+                | Form::Kernel { .. }
+                | Form::Tucker { .. } => {
                     let problem =
                         "expected a matrix on few levels or of low rank for a table".to_string();
                     return Err(SkipReason::Misfit { problem });
@@ -168,22 +196,36 @@ fn write(
     Ok(())
 }
 
+/// Puts the new bias in the place of the old one.
+fn change_bias(view: &GraphView<'_>, target: &Target, solved: &Solved, patch: &mut GraphPatch) {
+    if let (Some(bias), Some(name)) = (&solved.bias, bias_name(view, target)) {
+        patch.remove_initializer(name.clone());
+        patch.add_initializer(tensor::from_f32(&name, &[bias.len()], bias));
+    }
+}
+
 /// The initializer that holds the bias of a weight's only layer, where nothing else reads it: what a correction of the
 /// mean can be taken up by.
 pub(crate) fn bias_name(view: &GraphView<'_>, target: &Target) -> Option<String> {
-    let TargetKind::Dense(layers) = target.kind() else {
-        return None;
+    let (value, outputs) = match target.kind() {
+        TargetKind::Dense(layers) => match layers.as_slice() {
+            [layer] => (
+                layer.bias().filter(|b| b.beta() == 1.0)?.value(),
+                layer.outputs(),
+            ),
+            _ => return None,
+        },
+        TargetKind::Conv(layers) => match layers.as_slice() {
+            [layer] => (layer.bias()?, layer.outputs()),
+            _ => return None,
+        },
+        TargetKind::Table(_) => return None,
     };
-    let [layer] = layers.as_slice() else {
-        return None;
-    };
-    let bias = layer.bias()?;
-    let stored = view.initializer(bias.value())?;
-    let plain = bias.beta() == 1.0
-        && stored.dims == [layer.outputs() as i64]
+    let stored = view.initializer(value)?;
+    let plain = stored.dims == [outputs as i64]
         && stored.data_type() == crate::proto::DataType::Float as i32
-        && view.consumers(bias.value()).len() == 1
-        && !view.is_overridable(bias.value())
-        && !view.is_output(bias.value());
-    plain.then(|| bias.value().to_string())
+        && view.consumers(value).len() == 1
+        && !view.is_overridable(value)
+        && !view.is_output(value);
+    plain.then(|| value.to_string())
 }

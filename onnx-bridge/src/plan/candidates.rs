@@ -92,6 +92,28 @@ pub(crate) fn candidates(target: &Target, runs_on: RunsOn) -> Vec<Candidate> {
             }
         }
     }
+    if let TargetKind::Conv(layers) = target.kind() {
+        let (channels, taps) = layers.first().map_or((k, 1), |l| (l.channels(), l.taps()));
+        let sides = [channels, m].map(|n| n.min(LARGEST_INNER));
+        for (part, levels) in [
+            (8, Levels::L256),
+            (4, Levels::L256),
+            (2, Levels::L256),
+            (6, Levels::L16),
+            (4, Levels::L16),
+            (3, Levels::L16),
+            (2, Levels::L16),
+        ] {
+            let ranks = sides.map(|n| n.div_ceil(part));
+            if taps > 1 && ranks.iter().zip([channels, m]).all(|(r, n)| *r < n) {
+                push(Candidate::Kernel {
+                    ranks,
+                    taps,
+                    format: fine(levels),
+                });
+            }
+        }
+    }
     if let Some([rows, cols]) = train_modes(target) {
         let most = LARGEST_CORE / cols[0].max(cols[1]);
         for (rank, levels) in [
@@ -153,7 +175,7 @@ pub(crate) fn errors(
 ) -> Result<Vec<f64>, String> {
     let rows = match target.kind() {
         TargetKind::Table(_) => weight.nrows() as f64,
-        TargetKind::Dense(_) => 1.0,
+        TargetKind::Dense(_) | TargetKind::Conv(_) => 1.0,
     };
     let mut directions = None;
     let mut pairs = None;

@@ -45,6 +45,15 @@ pub enum Candidate {
         /// Grid and blocks of both cores.
         format: BlockFormat,
     },
+    /// A kernel as two channel maps around a window of few channels: Tucker-2 over the channel modes.
+    Kernel {
+        /// Channels before and behind the window.
+        ranks: [usize; 2],
+        /// Places of the window.
+        taps: usize,
+        /// Grid and blocks of the core and both maps.
+        format: BlockFormat,
+    },
     /// `L C R`: a core between two factors.
     Tucker {
         /// Both sizes of the core.
@@ -63,7 +72,7 @@ impl Candidate {
             Self::LowRank { .. } => "low-rank",
             Self::Corrected { .. } => "corrected",
             Self::Train { .. } => "tt",
-            Self::Tucker { .. } => "tucker",
+            Self::Tucker { .. } | Self::Kernel { .. } => "tucker",
         }
     }
 
@@ -82,6 +91,7 @@ impl Candidate {
             Self::Dense { format }
             | Self::LowRank { format, .. }
             | Self::Train { format, .. }
+            | Self::Kernel { format, .. }
             | Self::Tucker { format, .. } => format.levels.nominal_bits(),
             Self::Corrected { base, .. } => base.levels.nominal_bits(),
         }
@@ -94,6 +104,7 @@ impl Candidate {
             Self::LowRank { rank, .. }
             | Self::Corrected { rank, .. }
             | Self::Train { rank, .. } => vec![1, *rank, 1],
+            Self::Kernel { ranks, .. } => ranks.to_vec(),
             Self::Tucker { rank, .. } => vec![*rank, *rank],
         }
     }
@@ -126,6 +137,15 @@ impl Candidate {
                 cols: [n1, n2],
                 format,
             } => matrix(format, rank * m1, *n1) + matrix(format, *m2, rank * n2),
+            Self::Kernel {
+                ranks: [inner, outer],
+                taps,
+                format,
+            } => {
+                matrix(format, m, *outer)
+                    + matrix(format, *outer, inner * taps)
+                    + matrix(format, *inner, k / taps)
+            }
             Self::Tucker { rank, format } => {
                 matrix(format, m, *rank) + matrix(format, *rank, *rank) + matrix(format, *rank, k)
             }
@@ -161,6 +181,16 @@ impl Candidate {
                 second: matrix(rows[1], rank * cols[1], format)?,
                 modes: [*rows, *cols],
             },
+            Self::Kernel {
+                ranks: [inner, outer],
+                taps,
+                format,
+            } => Form::Kernel {
+                left: matrix(m, *outer, format)?,
+                core: matrix(*outer, inner * taps, format)?,
+                right: matrix(*inner, k / taps, format)?,
+                taps: *taps,
+            },
             Self::Tucker { rank, format } => Form::Tucker {
                 left: matrix(m, *rank, format)?,
                 core: matrix(*rank, *rank, format)?,
@@ -177,6 +207,14 @@ impl Candidate {
             (TargetKind::Table(_), Self::LowRank { rank, .. }) => (rank * k) as f64,
             (TargetKind::Table(_), _) => k as f64,
             (_, Self::LowRank { rank, .. }) => (rank * (m + k)) as f64,
+            (
+                _,
+                Self::Kernel {
+                    ranks: [inner, outer],
+                    taps,
+                    ..
+                },
+            ) => (inner * (k / taps) + inner * taps * outer + outer * m) as f64,
             (_, Self::Tucker { rank, .. }) => (rank * (m + k + rank)) as f64,
             (
                 _,
@@ -222,6 +260,17 @@ pub enum Form {
         /// `[m1, m2]` and `[n1, n2]`.
         modes: [[usize; 2]; 2],
     },
+    /// `W[m, (c t)] = sum L[m, o] C[o, (i t)] R[i, c]`.
+    Kernel {
+        /// `L [M, r_out]`.
+        left: BlockMatrix,
+        /// `C [r_out, (r_in taps)]`.
+        core: BlockMatrix,
+        /// `R [r_in, channels]`.
+        right: BlockMatrix,
+        /// Places of the window.
+        taps: usize,
+    },
     /// `L C R`.
     Tucker {
         /// `L [M, r]`.
@@ -252,6 +301,15 @@ impl Form {
                 second,
                 modes,
             } => super::train::contract(dense(first).view(), dense(second).view(), *modes),
+            Self::Kernel {
+                left,
+                core,
+                right,
+                taps,
+            } => {
+                let [left, core, right] = [left, core, right].map(dense);
+                super::kernel::contract(left.view(), core.view(), right.view(), *taps)
+            }
             Self::Tucker { left, core, right } => dense(left).dot(&dense(core)).dot(&dense(right)),
         })
     }
@@ -278,7 +336,10 @@ impl Form {
             Self::LowRank { left, right } => vec![left, right],
             Self::Corrected { base, left, right } => vec![base, left, right],
             Self::Train { first, second, .. } => vec![first, second],
-            Self::Tucker { left, core, right } => vec![left, core, right],
+            Self::Kernel {
+                left, core, right, ..
+            }
+            | Self::Tucker { left, core, right } => vec![left, core, right],
         }
     }
 
@@ -302,6 +363,12 @@ impl Form {
                 first: next()?,
                 second: next()?,
                 modes: [*rows, *cols],
+            },
+            Candidate::Kernel { taps, .. } => Self::Kernel {
+                left: next()?,
+                core: next()?,
+                right: next()?,
+                taps: *taps,
             },
             Candidate::Tucker { .. } => Self::Tucker {
                 left: next()?,

@@ -12,6 +12,8 @@ mod feedback;
 #[cfg(feature = "tract")]
 mod form;
 #[cfg(feature = "tract")]
+mod kernel;
+#[cfg(feature = "tract")]
 mod losses;
 #[cfg(feature = "tract")]
 mod low_rank;

@@ -15,8 +15,11 @@ use super::solve::{decode, encode, solve};
 use super::spd::solve_right;
 use super::store::Store;
 use crate::calibrate::segment::{Cut, Overrides, floats};
-use crate::calibrate::{Batch, Centre, Moments, Operand, Stages, Target, TargetKind, Values};
+use crate::calibrate::{
+    Batch, Centre, Moments, Operand, Stages, Target, TargetKind, Values, Windows,
+};
 use crate::constant::Constant;
+use crate::conv_layer::ConvLayer;
 use crate::digest::Digest;
 use crate::emit::packed::RunsOn;
 use crate::error::{Error, Result};
@@ -130,8 +133,10 @@ impl<'c> Runner<'c> {
     fn seen(&self, t: usize, weight: &Array2<f32>) -> Result<Moments> {
         let c = self.context;
         let target = &c.targets[t];
-        let TargetKind::Dense(layers) = target.kind() else {
-            return Ok(Moments::new(0));
+        let layers = match target.kind() {
+            TargetKind::Dense(layers) => layers,
+            TargetKind::Conv(layers) => return self.seen_windows(target, layers, weight),
+            TargetKind::Table(_) => return Ok(Moments::new(0)),
         };
         let mut moments = Moments::new(target.shape()[1]);
         let residual = c.stages.residual(t);
@@ -161,6 +166,42 @@ impl<'c> Runner<'c> {
                         lacks.scaled_add(TAKEN_BACK, &drift);
                     }
                 }
+                moments.add_pair(x.view(), y.view(), lacks.view());
+            }
+        }
+        Ok(moments)
+    }
+
+    /// The windows that one kernel is given, over all batches: some of them where there are many.
+    fn seen_windows(
+        &self,
+        target: &Target,
+        layers: &[ConvLayer],
+        weight: &Array2<f32>,
+    ) -> Result<Moments> {
+        let view = self.context.view;
+        let mut moments = Moments::new(target.shape()[1]);
+        for (b, original) in self.original.iter().enumerate() {
+            for (n, layer) in layers.iter().enumerate() {
+                if n > 0 && !original.contains_key(layer.input()) {
+                    continue;
+                }
+                let rows = |values: &Values| -> Result<Array2<f32>> {
+                    let value = floats(values, layer.input())?;
+                    let windows = Windows::over(view, layer, value.shape()).ok_or_else(|| {
+                        let problem = format!("expected windows over {:?}", value.shape());
+                        failed(target, problem)
+                    })?;
+                    Ok(windows.sampled(value.view()))
+                };
+                let x = rows(original)?;
+                let Some(compressed) = self.compressed.as_ref().map(|v| &v[b]) else {
+                    moments.add(x.view());
+                    continue;
+                };
+                let y = rows(compressed)?;
+                let lacks = product((&x - &y).view(), weight.t())
+                    .map_err(|problem| failed(target, problem))?;
                 moments.add_pair(x.view(), y.view(), lacks.view());
             }
         }
@@ -250,7 +291,7 @@ fn norm(
     let target = &context.targets[t];
     match target.kind() {
         TargetKind::Table(_) => Ok((Metric::identity(target.shape()[1]), None)),
-        TargetKind::Dense(_) => {
+        TargetKind::Dense(_) | TargetKind::Conv(_) => {
             let own = seen.take_own(centre(context, t));
             let metric = Metric::new(own.view(), DAMPING);
             Ok((
@@ -355,7 +396,7 @@ fn job(runner: &Runner<'_>, t: usize, asked: &Wanted) -> Result<Solved> {
     let wanted = wanted.as_ref().unwrap_or(&original);
     let outputs = match target.kind() {
         TargetKind::Table(_) => None,
-        TargetKind::Dense(_) => Some(LayerOutputs {
+        TargetKind::Dense(_) | TargetKind::Conv(_) => Some(LayerOutputs {
             original: &original,
             metric: &metric,
             missing: missing.as_ref(),

@@ -5,6 +5,7 @@ use ndarray::ArrayView2;
 use super::apply::{OutputLoss, Solved};
 use super::feedback::{Effort, quantize};
 use super::form::{Candidate, Form};
+use super::kernel::solve_kernel;
 use super::low_rank::Directions;
 use super::metric::Metric;
 use super::train::Kronecker;
@@ -56,6 +57,19 @@ pub fn solve(
                 first,
                 second,
                 modes,
+            }
+        }
+        Candidate::Kernel {
+            ranks,
+            taps,
+            format,
+        } => {
+            let [left, core, right] = solve_kernel(weight, metric, ranks, taps, format, effort)?;
+            Form::Kernel {
+                left,
+                core,
+                right,
+                taps,
             }
         }
         Candidate::Tucker { rank, format } => {
@@ -118,7 +132,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Solved> {
         Candidate::Dense { .. } => 1,
         Candidate::LowRank { .. } => 2,
         Candidate::Train { .. } => 2,
-        Candidate::Corrected { .. } | Candidate::Tucker { .. } => 3,
+        Candidate::Corrected { .. } | Candidate::Kernel { .. } | Candidate::Tucker { .. } => 3,
     };
     let mut parts = Vec::with_capacity(expected);
     for _ in 0..expected {

@@ -191,6 +191,14 @@ pub(crate) fn describe(choice: &Candidate) -> String {
         Candidate::Train { rank, format, .. } => {
             format!("two cores, rank {rank}, {} levels", format.levels.count())
         }
+        Candidate::Kernel {
+            ranks: [inner, outer],
+            format,
+            ..
+        } => format!(
+            "{inner} channels to {outer}, {} levels",
+            format.levels.count()
+        ),
         Candidate::Tucker { rank, format } => {
             format!("core of {rank}, {} levels", format.levels.count())
         }
