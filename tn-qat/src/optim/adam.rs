@@ -99,9 +99,12 @@ pub struct AdamState<T> {
     pub square: Vec<Vec<Vec<T>>>,
 }
 
+/// One moment of every number: by slot, then by parameter.
+pub type Moment<T> = [Vec<Vec<T>>];
+
 impl<T: Real> AdamW<T> {
     /// What it has gathered: steps by slot, and both moments by slot and parameter.
-    pub fn moments(&self) -> (&[u64], [&[Vec<Vec<T>>]; 2]) {
+    pub fn moments(&self) -> (&[u64], [&Moment<T>; 2]) {
         (&self.steps, [&self.mean, &self.square])
     }
 

@@ -14,7 +14,7 @@ use tn_formats::Real;
 use crate::error::{QatError, Result, check_len};
 use crate::parameter::{Gradients, Parameter, ParameterKind};
 
-pub use adam::{AdamState, AdamW};
+pub use adam::{AdamState, AdamW, Moment};
 pub use schedule::Schedule;
 
 /// Multiplies all gradients by one factor so that their common norm is at most `limit`; returns the norm before.
