@@ -8,7 +8,7 @@ use onnx_bridge::plan::{Candidate, Goal, MemoryStore, Session, compress_planned}
 use onnx_bridge::runtime::{Activations, Runtime, RuntimeOptions};
 use onnx_bridge::{
     CoreGranularity, Dataset, Engine, Format, Growth, Job, MappingChoice, Model, Quantization,
-    Spec, compress,
+    RunsOn, Spec, compress,
 };
 use quant_core::Bits;
 use tn_formats::npy::NpyArray;
@@ -135,6 +135,7 @@ fn every_form_that_a_plan_chooses_is_fused() {
                 bytes: Some(model.encoded_len() / 8),
                 ..Goal::default()
             },
+            runs_on: RunsOn::Portable,
             allow: &|_, candidate| candidate.format_name() == format,
             store: &MemoryStore::default(),
             progress: &|_, _, _| {},

@@ -159,6 +159,7 @@ fn data_that_trips_numerics_makes_a_plan() {
             let session = Session {
                 data,
                 goal,
+                runs_on: onnx_bridge::RunsOn::Portable,
                 allow: &|_, _| true,
                 store: &MemoryStore::default(),
                 progress: &|_, _, _| {},
@@ -183,6 +184,7 @@ fn data_that_is_no_number_is_refused_or_gives_a_result_that_says_so() {
         let session = Session {
             data: &data,
             goal: Goal::default(),
+            runs_on: onnx_bridge::RunsOn::Portable,
             allow: &|_, _| true,
             store: &MemoryStore::default(),
             progress: &|_, _, _| {},
