@@ -8,7 +8,9 @@ use onnx_bridge::plan::Plan;
 use onnx_bridge::proto::{
     AttributeProto, AttributeType, GraphProto, ModelProto, NodeProto, TensorProto,
 };
-use onnx_bridge::{Engine, Format, Job, Model, Spec, compress, graph_text, inspect, synthesize};
+use onnx_bridge::{
+    Engine, Format, Growth, Job, Model, Spec, compress, graph_text, inspect, synthesize,
+};
 use prost::Message;
 use quant_core::Bits;
 
@@ -75,7 +77,11 @@ fn corpus() -> Vec<ModelProto> {
         let mut spec = Spec::of(format);
         spec.quantization.bits = bits;
         spec.truncation = Some(tn_formats::Truncation::MaxRank(ranks));
-        let (model, report) = compress(&matmul(32, 48), &Job::new(spec)).unwrap();
+        let (model, report) = compress(
+            &matmul(32, 48),
+            &Job::new(spec).with_growth(Growth::Allowed),
+        )
+        .unwrap();
         assert_eq!(report.rewritten().count(), 1, "{format:?}");
         model.proto().clone()
     };
@@ -412,7 +418,7 @@ fn a_job(random: &mut Random) -> Job {
     };
     let bits = [Bits::B2, Bits::B3, Bits::B4, Bits::B8];
     spec.quantization.bits = bits[random.below(bits.len())];
-    Job::new(spec)
+    Job::new(spec).with_growth(Growth::Allowed)
 }
 
 #[test]

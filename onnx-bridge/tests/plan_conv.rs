@@ -71,7 +71,7 @@ fn windows_run_here_give_what_tract_gives() {
     let same = |way: &str| AttributeProto {
         name: Some("auto_pad".into()),
         r#type: Some(onnx_bridge::proto::AttributeType::String as i32),
-        s: Some(way.as_bytes().to_vec().into()),
+        s: Some(way.as_bytes().to_vec()),
         ..Default::default()
     };
     let windows = [

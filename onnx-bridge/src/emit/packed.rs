@@ -50,7 +50,7 @@ impl RunsOn {
         let fits = match self {
             Self::Portable => false,
             Self::Tract => {
-                (bits == 4 && block == 32) || (bits == 2 && block > 0 && block % 32 == 0)
+                (bits == 4 && block == 32) || (bits == 2 && block > 0 && block.is_multiple_of(32))
             }
             Self::Ort => block >= 16 && block.is_power_of_two(),
         };

@@ -73,10 +73,10 @@ impl Finder<'_> {
         if let Some(packed) = codes.and_then(Codes::stacked).and_then(|c| c.packed()) {
             return Some(Factor::LowBit(packed));
         }
-        if let [only] = values {
-            if let Some(sum) = self.corrected(only) {
-                return Some(sum);
-            }
+        if let [only] = values
+            && let Some(sum) = self.corrected(only)
+        {
+            return Some(sum);
         }
         let ([k, n], values) = self.matrix(values)?;
         Some(Factor::Dense(
@@ -103,10 +103,8 @@ impl Finder<'_> {
         let inner = packed(pair.input.first()?)?;
         let outer = packed(pair.input.get(1)?)?;
         let fits = inner.k() == base.k() && inner.n() == outer.k() && outer.n() == base.n();
-        fits.then(|| Factor::Corrected {
-            base,
-            pair: [inner, outer],
-        })
+        let pair = Box::new([inner, outer]);
+        fits.then_some(Factor::Corrected { base, pair })
     }
 
     /// A stored `[K, N]` by its codes.

@@ -373,7 +373,7 @@ impl<'a> Finder<'a> {
         Some(Chain {
             input,
             last,
-            kind: Kind::Table(table),
+            kind: Kind::Table(Box::new(table)),
         })
     }
 }

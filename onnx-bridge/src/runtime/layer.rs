@@ -16,7 +16,7 @@ pub(super) enum Kind {
         bias: Vec<f32>,
         activation: Activation,
     },
-    Table(Table),
+    Table(Box<Table>),
 }
 
 /// A fused layer.

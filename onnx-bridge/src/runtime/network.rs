@@ -21,7 +21,7 @@ pub(super) enum Factor {
     /// Codes, and a correction `x R L` beside them.
     Corrected {
         base: LowBitMatrix,
-        pair: [LowBitMatrix; 2],
+        pair: Box<[LowBitMatrix; 2]>,
     },
     /// `f32`, where scales do not run along k.
     Dense(PanelMatrix),
@@ -78,10 +78,8 @@ impl Factor {
         match self {
             Self::LowBit(w) => low_bit(w, x, out, product),
             Self::Dense(w) => w.matmul(x, out, product),
-            Self::Corrected {
-                base,
-                pair: [inner, outer],
-            } => {
+            Self::Corrected { base, pair } => {
+                let [inner, outer] = &**pair;
                 low_bit(base, x, out, product)?;
                 let rows = out.len().checked_div(base.n()).unwrap_or(0);
                 let [narrow, wide] = aside;
