@@ -13,7 +13,6 @@ ROUND_OFF = 1e-5
 HALF_SCALES = 2e-3
 
 DIGITS = ("examples/digits/model.onnx", "examples/digits/calib.npz", "examples/digits/test.npz")
-MINILM = ("models/minilm-l6.onnx", "data/stsb/calib.npz", "data/stsb/calib.npz")
 
 CASES = {
     "digits 8x": (DIGITS, "--target-size 8x"),
@@ -27,7 +26,6 @@ CASES = {
     "digits ort 8 bits": (DIGITS, "--target-size 3x --target ort --format dense --bits 8"),
     "digits ort": (DIGITS, "--target-size 7x --target ort"),
     "digits ort opset 21": (DIGITS, "--target-size 5x --target ort --format dense --bits 4"),
-    "minilm 8x": (MINILM, "--target-size 8x --format dense --bits 4"),
 }
 
 
