@@ -1,11 +1,13 @@
 """The corpus of small models through `tnq inspect` and `compress`: valid files, the same answers as the dense matrices that the
 codes stand for in ONNX Runtime and in tract, and everything else of the file as it was.
 
-  TNQ_SNAPSHOTS=write .venv/bin/pytest -rs interop/test_corpus.py     # write corpus/snapshots anew: read what changed
+A snapshot that is missing or differs is a failure. To accept what is written now, for all cases or some, then read what changed:
+
+  TNQ_SNAPSHOTS=write .venv/bin/pytest -rs interop/test_corpus.py [-k CASE]
+  git diff interop/corpus/snapshots
 """
 import json
 import os
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -173,10 +175,10 @@ def check_snapshot(case, report, after):
         lines.append(f"tract: {report['unverified'].replace(report['input'], 'the model')}")
     found = "\n".join(lines) + "\n\n" + text(after)
     path = SNAPSHOTS / f"{case.name}.txt"
-    if os.environ.get("TNQ_SNAPSHOTS") == "write" or not path.exists():
+    if os.environ.get("TNQ_SNAPSHOTS") == "write":
         path.parent.mkdir(exist_ok=True)
-        warnings.warn(f"{path} is written: read it and commit it", stacklevel=2)
         path.write_text(found)
+    assert path.exists(), f"{path} is missing: see above how it is written"
     assert path.read_text() == found, f"{path} differs: see above how it is written anew"
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+FLOAT, INT32, INT64 = TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64
 
 # Options of `tnq compress`; the first is the one that snapshots are of.
 SETTINGS = {
@@ -16,9 +16,11 @@ SETTINGS = {
     "low-rank-3": "--format low-rank --ranks 6 --bits 3",
     "split-8": "--format tt --layout split --ranks 6",
     "interleaved-4": "--format tt --layout interleaved --ranks 6 --bits 4 --scheme affine",
+    "train-8": "--format tt --ranks 6",
     "tucker-8": "--format tucker --ranks 6 --granularity block:16",
 }
 FEW = ("dense-8", "low-rank-3")
+TABLES = (*FEW, "train-8", "split-8", "interleaved-4")
 SOME = ("dense-8", "auto", "low-rank-3", "interleaved-4")
 ALL = tuple(SETTINGS)
 

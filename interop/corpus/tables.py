@@ -1,20 +1,21 @@
 """Tables that rows are looked up in, alone and tied to a layer."""
 import numpy as np
 
-from .case import FEW, INT64, SOME, case, info, model, node, vector, weight
+from .case import FEW, INT32, INT64, SOME, TABLES, case, info, model, node, vector, weight
 
 ROWS, SIZE = 200, 32
 IDS = info("ids", "batch", "s", dtype=INT64)
 LOOK = {"ids": lambda random, shape: random.integers(0, ROWS, shape)}
+TRAINS = ("train-8", "split-8", "interleaved-4", "auto")
 E_OUT = info("y", "batch", "s", SIZE)
 
 
-@case("embedding", settings=FEW, inputs=LOOK)
+@case("embedding", settings=TABLES, inputs=LOOK)
 def embedding():
     return model([node("Gather", "table ids", "y")], [IDS], [E_OUT], {"table": weight(ROWS, SIZE)})
 
 
-@case("embeddings of tokens, positions and kinds, added and normalized", settings=FEW, inputs=LOOK)
+@case("embeddings of tokens, positions and kinds, added and normalized", settings=TABLES, inputs=LOOK)
 def embedding_sum():
     nodes = [node("Gather", "tokens ids", "t"), node("Gather", "kinds zero", "k"), node("Add", "t k", "s"),
              node("Add", "s positions", "p"), node("LayerNormalization", "p scale shift", "n"), node("MatMul", "n w", "y")]
@@ -23,10 +24,35 @@ def embedding_sum():
     return model(nodes, [info("ids", "batch", 5, dtype=INT64)], [info("y", "batch", 5, 64)], weights)
 
 
-@case("embedding with negative indices", settings=FEW,
+@case("embedding with negative indices", settings=TABLES,
       inputs={"ids": lambda random, shape: random.integers(-ROWS, ROWS, shape)})
 def embedding_negative():
     return model([node("Gather", "table ids", "y")], [IDS], [E_OUT], {"table": weight(ROWS, SIZE)})
+
+
+@case("embedding as a train of three cores, its rows padded, read from both ends by int32", settings=TRAINS,
+      inputs={"ids": lambda random, shape: random.integers(-211, 211, shape).astype(np.int32)})
+def embedding_train():
+    return model([node("Gather", "table ids", "y")], [info("ids", "batch", "s", dtype=INT32)], [E_OUT], {"table": weight(211, SIZE)})
+
+
+@case("embedding as a train, one row by a scalar", settings=TRAINS, tract="expected to match fact",
+      inputs={"id": lambda random, shape: random.integers(-ROWS, ROWS)})
+def embedding_train_scalar():
+    return model([node("Gather", "table id", "y")], [info("id", dtype=INT64)], [info("y", SIZE)], {"table": weight(ROWS, SIZE)})
+
+
+@case("embedding as a train, looked up in twice, by three axes and by no index at all", settings=TRAINS, inputs=LOOK, sizes={"empty": 0})
+def embedding_train_shapes():
+    nodes = [node("Gather", "table ids", "a"), node("Gather", "table none", "b"), node("ReduceSum", "b one", "c"),
+             node("Unsqueeze", "c one", "d"), node("Add", "a d", "y")]
+    return model(nodes, [info("ids", "batch", 2, 3, dtype=INT64), info("none", "batch", "empty", dtype=INT64)],
+                 [info("y", "batch", 2, 3, SIZE)], {"table": weight(ROWS, SIZE), "one": np.array([1])})
+
+
+@case("embedding as a train at opset 10, the first with Mod", settings=TRAINS, inputs=LOOK)
+def embedding_train_opset_10():
+    return model([node("Gather", "table ids", "y")], [IDS], [E_OUT], {"table": weight(ROWS, SIZE)}, opset=10)
 
 
 @case("Gather along the second axis", settings=FEW, inputs={"ids": lambda random, shape: random.integers(0, SIZE, shape)})

@@ -15,7 +15,8 @@ use crate::skip::SkipReason;
 pub enum CoreGranularity {
     /// One scale for each core.
     Core,
-    /// One scale for each index of a core's output axis: the right rank, or the row mode where that rank is 1.
+    /// One scale for each index of a core's output axis: the right rank, or the row mode where that rank is 1; of a table's
+    /// train, one for each slice.
     Axis,
     /// One scale for each run of so many elements along the contracted axis.
     Block(NonZeroUsize),

@@ -44,6 +44,7 @@ mod stack;
 mod subject;
 mod table;
 mod table_layer;
+mod table_train;
 pub mod tensor;
 mod text;
 mod validate;
@@ -85,6 +86,7 @@ pub use skip::SkipReason;
 pub use stack::{DenseStack, StackLayer};
 pub use table::CodedTable;
 pub use table_layer::TableLayer;
+pub use table_train::TableTrain;
 pub use text::graph_text;
 #[cfg(feature = "tract")]
 pub use verify::{

@@ -7,6 +7,7 @@ use tn_formats::{QuantizedTtMatrix, QuantizedTucker, Strategy, TtMatrix, TtQuant
 use crate::choice::{CoreGranularity, LayerChoice, NetworkChoice, Quantization};
 use crate::skip::SkipReason;
 use crate::table::CodedTable;
+use crate::table_train::TableTrain;
 
 /// A quantized network that stands for a matrix `W [M, N]`.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +21,8 @@ pub enum Network {
     Dense(QuantizedTensor),
     /// A table whose rows are unpacked one by one.
     Table(CodedTable),
+    /// A table whose rows are products of slices of cores.
+    TableTrain(TableTrain),
 }
 
 impl Network {
@@ -78,21 +81,7 @@ impl Network {
         quantization: &Quantization,
         strategy: Strategy,
     ) -> Result<Self, SkipReason> {
-        let schemes = train.cores().iter().map(|core| {
-            let shape = core.shape();
-            let output = if shape[3] > 1 { 3 } else { 1 };
-            let contracted = if shape[2] >= shape[0] { 2 } else { 0 };
-            scheme([output, contracted], quantization)
-        });
-        let schemes = schemes.collect::<Result<Vec<_>, _>>()?;
-        TtQuantizer::new(quantization.scheme(Granularity::PerTensor))
-            .with_core_schemes(schemes)
-            .with_strategy(strategy)
-            .quantize_matrix(train)
-            .map(Self::Tt)
-            .map_err(|e| SkipReason::Misfit {
-                problem: e.to_string(),
-            })
+        quantize_cores(train, quantization, (strategy, ScaleAxis::Output)).map(Self::Tt)
     }
 
     /// The matrix that the codes stand for.
@@ -110,6 +99,7 @@ impl Network {
                 .to_dense()
                 .mapv(|v| v as f32),
             Self::Table(table) => table.to_dense(),
+            Self::TableTrain(table) => table.to_dense(),
             Self::Dense(matrix) => {
                 let shape = (matrix.shape()[0], matrix.shape()[1]);
                 Array2::from_shape_vec(shape, matrix.dequantize())
@@ -130,10 +120,11 @@ impl Network {
         }
     }
 
-    /// The arrays: a train's cores, a Tucker network's core and factors, the matrix; none of a table, which has its own.
+    /// The arrays: a train's cores, a Tucker network's core and factors, the matrix; none of a [`CodedTable`], which has its own.
     pub fn arrays(&self) -> Vec<&QuantizedTensor> {
         match self {
             Self::Tt(train) => train.cores().iter().collect(),
+            Self::TableTrain(table) => table.train().cores().iter().collect(),
             Self::Tucker(tucker) => std::iter::once(tucker.core())
                 .chain(tucker.factors())
                 .collect(),
@@ -146,6 +137,7 @@ impl Network {
     pub fn ranks(&self) -> Vec<usize> {
         match self {
             Self::Tt(train) => train.ranks(),
+            Self::TableTrain(table) => table.train().ranks(),
             Self::Tucker(tucker) => tucker.core().shape().to_vec(),
             Self::Dense(_) => Vec::new(),
             Self::Table(table) => match table.right() {
@@ -166,6 +158,41 @@ impl Network {
             _ => arrays,
         }
     }
+}
+
+/// The axis of a core whose indices have scales of their own under [`CoreGranularity::Axis`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ScaleAxis {
+    /// The right rank, or the row mode where that rank is 1.
+    Output,
+    /// The row mode, or the axis of [`ScaleAxis::Output`] where a core has none.
+    Row,
+}
+
+/// The cores of a train in codes, scales as their shapes say.
+pub(crate) fn quantize_cores(
+    train: &TtMatrix<f32>,
+    quantization: &Quantization,
+    (strategy, axis): (Strategy, ScaleAxis),
+) -> Result<QuantizedTtMatrix, SkipReason> {
+    let schemes = train.cores().iter().map(|core| {
+        let shape = core.shape();
+        let output = match axis {
+            ScaleAxis::Row if shape[1] > 1 => 1,
+            ScaleAxis::Row | ScaleAxis::Output if shape[3] > 1 => 3,
+            ScaleAxis::Row | ScaleAxis::Output => 1,
+        };
+        let contracted = if shape[2] >= shape[0] { 2 } else { 0 };
+        scheme([output, contracted], quantization)
+    });
+    let schemes = schemes.collect::<Result<Vec<_>, _>>()?;
+    TtQuantizer::new(quantization.scheme(Granularity::PerTensor))
+        .with_core_schemes(schemes)
+        .with_strategy(strategy)
+        .quantize_matrix(train)
+        .map_err(|e| SkipReason::Misfit {
+            problem: e.to_string(),
+        })
 }
 
 /// The scheme of an array whose output axis and contracted axis are given: scales per axis stand on the first, blocks run

@@ -11,6 +11,7 @@ use crate::network::Network;
 use crate::skip::SkipReason;
 use crate::table::CodedTable;
 use crate::table_layer::TableLayer;
+use crate::table_train::{self, TableTrain};
 use crate::view::GraphView;
 
 /// A weight to be rewritten, as `W [M, N]`.
@@ -70,6 +71,9 @@ impl Subject<'_> {
             }
             Self::Table(shape, _) => match TableLayer::refuses(format) {
                 Some(reason) => Err(reason),
+                None if format == Format::Tt => {
+                    table_train::choice(spec, *shape, spec.truncation())
+                }
                 None => spec.resolve(format, *shape),
             },
         }
@@ -101,9 +105,14 @@ impl Subject<'_> {
                 .collect(),
             Self::Table([rows, columns], _) => {
                 let modes = MatrixModes::low_rank(*rows, *columns).map_err(misfit)?;
-                let truncation = truncation.clone();
-                let network = NetworkChoice::Tt { modes, truncation };
-                Ok(vec![LayerChoice::new(network, spec.quantization)])
+                let low_rank = NetworkChoice::Tt {
+                    modes,
+                    truncation: truncation.clone(),
+                };
+                Ok(vec![
+                    LayerChoice::new(low_rank, spec.quantization),
+                    table_train::choice(spec, [*rows, *columns], truncation.clone())?,
+                ])
             }
         }
     }
@@ -121,6 +130,12 @@ impl Subject<'_> {
         match (self, choice.network()) {
             (Self::Table(..), NetworkChoice::Dense) => {
                 CodedTable::rows(w, quantization).map(Network::Table)
+            }
+            (Self::Table(_, importance), NetworkChoice::Tt { modes, truncation })
+                if choice.format() == Format::Tt =>
+            {
+                let table = TableTrain::build(w, *importance, (modes, truncation), quantization);
+                table.map(Network::TableTrain)
             }
             (Self::Table(_, importance), NetworkChoice::Tt { truncation, .. }) => {
                 let table = CodedTable::low_rank(w, *importance, truncation, quantization);
@@ -140,6 +155,7 @@ impl Subject<'_> {
             Self::Kernel(..) => emit::kernel_bytes(network),
             Self::Table(..) => match network {
                 Network::Table(table) => Ok(table.bytes()),
+                Network::TableTrain(table) => Ok(emit::table_train_bytes(table)),
                 other => emit::stored_bytes(other),
             },
         }

@@ -98,15 +98,8 @@ impl TableLayer {
 
     /// Why a table has no use for a form, where it has none.
     pub fn refuses(format: Format) -> Option<SkipReason> {
-        let problem = match format {
-            Format::Dense | Format::LowRank => return None,
-            Format::Tucker => "low rank says the same of a table with less",
-            Format::Tt => {
-                "rows of a train take a product for each core: low rank is nearer at the same bytes"
-            }
-        };
-        Some(SkipReason::Misfit {
-            problem: problem.into(),
+        (format == Format::Tucker).then(|| SkipReason::Misfit {
+            problem: "low rank says the same of a table with less".into(),
         })
     }
 }

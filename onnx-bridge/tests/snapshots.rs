@@ -3,6 +3,7 @@
 mod common;
 
 use common::{gemm, matmul};
+use onnx_bridge::proto::{DataType, type_proto};
 use onnx_bridge::{
     CoreGranularity, Format, Growth, Job, MappingChoice, Quantization, Spec, compress, graph_text,
 };
@@ -132,6 +133,47 @@ fn dense_codes_of_a_conv_per_axis() {
         Spec {
             quantization,
             ..Spec::of(Format::Dense)
+        }
+    ));
+}
+
+/// Twenty-three rows by `ids [batch, positions]`.
+fn table() -> onnx_bridge::Model {
+    let table = common::floats("table", &[23, 12], |i| common::noise(1, i));
+    let look_up = common::node("Gather", &["table", "ids"], "y", vec![]);
+    let mut ids = common::value("ids", &[0, 0]);
+    if let Some(type_proto::Value::TensorType(t)) =
+        ids.r#type.as_mut().and_then(|t| t.value.as_mut())
+    {
+        t.elem_type = Some(DataType::Int64 as i32);
+    }
+    let y = common::value("y", &[0, 0, 12]);
+    onnx_bridge::Model::from_proto(common::proto(13, vec![table], vec![look_up], ids, y)).unwrap()
+}
+
+#[test]
+fn interleaved_train_of_a_table_with_a_padded_row() {
+    let modes = Some((vec![4, 3, 2], vec![2, 3, 2]));
+    let quantization = bits(4, MappingChoice::Symmetric, CoreGranularity::Axis);
+    insta::assert_snapshot!(text(
+        &table(),
+        Spec {
+            modes,
+            quantization,
+            ..Spec::of(Format::Tt)
+        }
+    ));
+}
+
+#[test]
+fn split_train_of_a_table() {
+    let (modes, layout) = (Some((vec![6, 4], vec![12])), Some(Layout::Split));
+    insta::assert_snapshot!(text(
+        &table(),
+        Spec {
+            modes,
+            layout,
+            ..Spec::of(Format::Tt)
         }
     ));
 }

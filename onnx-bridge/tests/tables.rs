@@ -8,18 +8,22 @@ use common::{floats, node, noise, proto, value};
 use onnx_bridge::calibrate::row_importance;
 use onnx_bridge::proto::{DataType, type_proto};
 use onnx_bridge::{
-    CoreGranularity, Dataset, Format, Growth, Job, MappingChoice, Model, Outcome, Quantization,
-    SkipReason, Spec, Verdict, compress, dense_reference, inspect, verify,
+    CoreGranularity, Dataset, Engine, Format, Growth, Job, MappingChoice, Model, Outcome,
+    Quantization, SkipReason, Spec, Verdict, compress, dense_reference, inspect, verify,
 };
 use quant_core::Bits;
-use tn_formats::Truncation;
 use tn_formats::npy::NpyArray;
+use tn_formats::{Layout, Truncation};
 
 const ROWS: usize = 70;
 const COLUMNS: usize = 48;
 
 /// Rows of a table by `ids [batch, positions]`, then a product.
 fn model(tied: bool) -> Model {
+    typed_model(tied, DataType::Int64)
+}
+
+fn typed_model(tied: bool, indices: DataType) -> Model {
     let initializer = vec![
         floats("table", &[ROWS, COLUMNS], |i| noise(1, i)),
         floats("w", &[COLUMNS, 12], |i| noise(2, i)),
@@ -37,7 +41,7 @@ fn model(tied: bool) -> Model {
     if let Some(type_proto::Value::TensorType(t)) =
         ids.r#type.as_mut().and_then(|t| t.value.as_mut())
     {
-        t.elem_type = Some(DataType::Int64 as i32);
+        t.elem_type = Some(indices as i32);
     }
     Model::from_proto(proto(13, initializer, nodes, ids, value("y", &[0, 0, 12]))).unwrap()
 }
@@ -117,8 +121,8 @@ fn a_table_says_what_it_cannot_become() {
     else {
         panic!("{:?}", info.verdict);
     };
-    assert_eq!(formats, &[Format::LowRank, Format::Dense]);
-    assert_eq!(refused.len(), 2);
+    assert_eq!(formats, &[Format::Tt, Format::LowRank, Format::Dense]);
+    assert_eq!(refused.len(), 1);
     let affine = Spec {
         quantization: Quantization {
             mapping: MappingChoice::Affine,
@@ -138,7 +142,7 @@ fn a_table_says_what_it_cannot_become() {
 }
 
 #[test]
-fn low_rank_is_nearest_where_rows_are_looked_up() {
+fn factors_are_nearest_where_rows_are_looked_up() {
     let (model, data) = (model(false), data());
     let counted = row_importance(&model, &data).unwrap();
     let (name, rows) = &counted[0];
@@ -147,15 +151,149 @@ fn low_rank_is_nearest_where_rows_are_looked_up() {
         (1, "table", ROWS)
     );
     assert!((rows.iter().sum::<f64>() - 120.0 - 0.1 * ROWS as f64).abs() < 1e-9);
-    let spec = spec(Format::LowRank, 8, CoreGranularity::Core);
-    let plain = Job::new(Spec::keep())
-        .with_weight("table", spec)
-        .with_growth(Growth::Allowed);
-    let weighted = plain.clone().with_importance("table", rows.clone());
     let loss = |job: &Job| {
         let (rewritten, _) = compress(&model, job).unwrap();
         verify(&model, &rewritten, &data).unwrap().relative_l2
     };
-    let (plain, weighted) = (loss(&plain), loss(&weighted));
-    assert!(weighted < 0.7 * plain, "{weighted} {plain}");
+    let block = CoreGranularity::Block(std::num::NonZeroUsize::new(5).unwrap());
+    let split = || train(Layout::Split, [&[8, 9], &[48]], Quantization::default());
+    let low_rank = |granularity| spec(Format::LowRank, 8, granularity);
+    let interleaved = |granularity| {
+        let quantization = spec(Format::Tt, 8, granularity).quantization;
+        train(Layout::Interleaved, [&[8, 9], &[6, 8]], quantization)
+    };
+    let specs = [
+        low_rank(CoreGranularity::Core),
+        interleaved(CoreGranularity::Core),
+        interleaved(CoreGranularity::Axis),
+        interleaved(block),
+        split(),
+    ];
+    for spec in specs {
+        let plain = Job::new(Spec::keep())
+            .with_weight("table", spec.clone())
+            .with_growth(Growth::Allowed);
+        let weighted = plain.clone().with_importance("table", rows.clone());
+        let (plain, weighted) = (loss(&plain), loss(&weighted));
+        assert!(weighted < 0.7 * plain, "{spec:?}: {weighted} {plain}");
+    }
+}
+
+/// A train of the table with these row and column modes.
+fn train(layout: Layout, modes: [&[usize]; 2], quantization: Quantization) -> Spec {
+    Spec {
+        layout: Some(layout),
+        modes: Some((modes[0].to_vec(), modes[1].to_vec())),
+        truncation: Some(Truncation::MaxRank(9)),
+        quantization,
+        ..Spec::of(Format::Tt)
+    }
+}
+
+#[test]
+fn trains_in_every_layout_width_and_granularity() {
+    let block = CoreGranularity::Block(std::num::NonZeroUsize::new(16).unwrap());
+    let cuts: [(Layout, [&[usize]; 2]); 5] = [
+        (Layout::Interleaved, [&[5, 7, 2], &[4, 4, 3]]),
+        // 72 rows, of which two are padding.
+        (Layout::Interleaved, [&[9, 8], &[8, 6]]),
+        (Layout::Interleaved, [&[35, 2, 1], &[4, 4, 3]]),
+        (Layout::Split, [&[10, 7], &[6, 8]]),
+        (Layout::Split, [&[3, 5, 5], &[48]]),
+    ];
+    for tied in [false, true] {
+        let model = model(tied);
+        for (layout, modes) in cuts {
+            let mut errors = Vec::new();
+            for bits in [2, 3, 5, 8] {
+                for granularity in [CoreGranularity::Core, CoreGranularity::Axis, block] {
+                    for mapping in [MappingChoice::Symmetric, MappingChoice::Affine] {
+                        let quantization = Quantization {
+                            bits: Bits::new(bits).unwrap(),
+                            mapping,
+                            granularity,
+                        };
+                        let label = format!("{layout:?} {modes:?} {quantization:?}");
+                        let spec = train(layout, modes, quantization);
+                        errors.push(check(&label, &model, &spec));
+                    }
+                }
+            }
+            assert!(errors[0] > errors[18], "{errors:?}");
+        }
+    }
+}
+
+#[test]
+fn modes_that_a_table_cannot_have_are_refused() {
+    let model = model(false);
+    let refused: [[&[usize]; 2]; 4] = [
+        // Too few rows, a slice that is padding alone, other columns, as many numbers as the table itself.
+        [&[6, 11], &[6, 8]],
+        [&[10, 8], &[6, 8]],
+        [&[10, 7], &[6, 7]],
+        [&[70], &[48]],
+    ];
+    for modes in refused {
+        let spec = train(Layout::Interleaved, modes, Quantization::default());
+        let job = Job::new(Spec::keep())
+            .with_weight("table", spec)
+            .with_growth(Growth::Allowed);
+        let (_, report) = compress(&model, &job).unwrap();
+        let outcome = &report.weights[0].outcome;
+        assert!(
+            matches!(outcome, Outcome::Skipped(SkipReason::Misfit { .. })),
+            "{modes:?}: {outcome:?}"
+        );
+    }
+}
+
+/// The rows that a model gives for these indices `[n, 1]`.
+fn looked_up(model: &Model, ids: NpyArray) -> Vec<f32> {
+    let found = Engine::load(model).unwrap().run(&[ids]).unwrap();
+    let NpyArray::F32(rows) = &found[0] else {
+        panic!("expected floats, found {found:?}");
+    };
+    rows.iter().copied().collect()
+}
+
+#[test]
+fn indices_count_from_either_end_in_both_types_and_stop_at_the_table() {
+    let modes: [&[usize]; 2] = [&[9, 8], &[8, 6]];
+    let spec = train(Layout::Interleaved, modes, Quantization::default());
+    let job = Job::new(Spec::keep())
+        .with_weight("table", spec)
+        .with_growth(Growth::Allowed);
+    let wide = |ids: &[i64]| {
+        let ids = ndarray::Array::from_shape_vec((ids.len(), 1), ids.to_vec()).unwrap();
+        NpyArray::I64(ids.into_dyn())
+    };
+    let narrow = |ids: &[i64]| {
+        let ids = ids.iter().map(|&i| i as i32).collect();
+        let ids: ndarray::Array2<i32> = ndarray::Array::from_shape_vec((4, 1), ids).unwrap();
+        NpyArray::I32(ids.into_dyn())
+    };
+    let rows = ROWS as i64;
+    for (kind, element) in [(0, DataType::Int64), (1, DataType::Int32)] {
+        let (rewritten, _) = compress(&typed_model(false, element), &job).unwrap();
+        let given = |ids: &[i64]| if kind == 0 { wide(ids) } else { narrow(ids) };
+        let front = looked_up(&rewritten, given(&[0, 1, 33, rows - 1]));
+        let back = looked_up(&rewritten, given(&[-rows, 1 - rows, 33 - rows, -1]));
+        assert_eq!(front, back);
+    }
+    // tract's Gather does not return an error for an index outside: it panics, with a table and with a train alike.
+    let original = model(false);
+    let (rewritten, _) = compress(&original, &job).unwrap();
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let stops = |model: &Model, id: i64| {
+        let engine = Engine::load(model).unwrap();
+        let run = || engine.run(&[wide(&[id])]).is_err();
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or(true)
+    };
+    // Rows 70 and 71 are padding. tract wraps indices that need more than 32 bits in the comparisons of a train.
+    let outside = [rows, rows + 1, rows + 2, -rows - 1, 1 << 30, -(1 << 30)];
+    let stopped = outside.map(|id| (stops(&original, id), stops(&rewritten, id)));
+    std::panic::set_hook(hook);
+    assert_eq!(stopped, [(true, true); 6]);
 }

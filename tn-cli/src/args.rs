@@ -167,8 +167,8 @@ pub(crate) struct SettingsArgs {
     /// How the modes of a train are dealt to its cores [default: interleaved]
     #[arg(long, value_enum)]
     pub(crate) layout: Option<Layout>,
-    /// Modes of a train: of a layer's inputs and of its outputs; a layer that they do not fit stays as it is
-    /// [default: two balanced ones for each]
+    /// Modes of a train: of a layer's inputs and outputs, of a table's columns and rows; a weight that they do not fit
+    /// stays as it is, but for rows of a table, which may be padded [default: two balanced ones for each, three of a table]
     #[arg(long, value_name = "IN:OUT")]
     pub(crate) modes: Option<Modes>,
     /// Ranks: the most at every bond (8), at each (4,8,4), or as many as a relative error needs (eps=0.02)

@@ -34,9 +34,12 @@ fn operands(network: &Network) -> Result<Vec<Operand>, SkipReason> {
     match network {
         Network::Dense(matrix) => Ok(vec![Operand::new(matrix, &[0, 1], 1)]),
         Network::Tt(train) => Ok(train.cores().iter().map(core).collect()),
-        Network::Tucker(_) | Network::Table(_) => Err(SkipReason::Misfit {
-            problem: "expected a train or dense codes for a kernel, found another network".into(),
-        }),
+        Network::Tucker(_) | Network::Table(_) | Network::TableTrain(_) => {
+            Err(SkipReason::Misfit {
+                problem: "expected a train or dense codes for a kernel, found another network"
+                    .into(),
+            })
+        }
     }
 }
 

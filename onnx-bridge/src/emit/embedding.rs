@@ -103,15 +103,21 @@ pub(crate) fn emit_lookup(
         );
         width = *outer;
     }
+    like_indices(e, prefix, &rows, (indices, width), output);
+}
+
+/// Gives looked-up rows the axes of their indices; the last node makes `output`.
+pub(super) fn like_indices(
+    e: &mut Emitter,
+    prefix: &str,
+    rows: &str,
+    (indices, width): (&str, usize),
+    output: String,
+) {
     let leading = e.node("Shape", &format!("{prefix}/s"), &[indices], Vec::new());
     let last = e.shape(&[width as i64]);
     let shape = e.concat(&format!("{prefix}/t"), &[leading, last], 0);
-    e.node(
-        "Reshape",
-        &format!("{prefix}/y"),
-        &[&rows, &shape],
-        Vec::new(),
-    );
+    e.reshape_to(&format!("{prefix}/y"), rows, &shape);
     if let Some(made) = e.nodes.last_mut() {
         made.output = vec![output];
     }

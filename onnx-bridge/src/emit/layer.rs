@@ -81,10 +81,5 @@ fn like_input(e: &mut Emitter, prefix: &str, state: &str, x: &str, outputs: i64)
     let leading = e.slice(&format!("{prefix}/leading"), &shape, 0, [0, -1]);
     let last = e.shape(&[outputs]);
     let shape = e.concat(&format!("{prefix}/shape/output"), &[leading, last], 0);
-    e.node(
-        "Reshape",
-        &format!("{prefix}/output"),
-        &[state, &shape],
-        Vec::new(),
-    )
+    e.reshape_to(&format!("{prefix}/output"), state, &shape)
 }

@@ -8,6 +8,7 @@ pub(crate) mod blocks;
 mod conv;
 pub(crate) mod embedding;
 mod layer;
+mod lookup;
 mod operand;
 #[cfg(feature = "tract")]
 pub(crate) mod packed;
@@ -20,6 +21,9 @@ pub(crate) use conv::place_parts;
 pub(crate) use conv::{PlacedKernel, emit_kernel, kernel_bytes, place_kernel};
 pub(crate) use embedding::{PlacedTable, emit_lookup, place_table};
 pub(crate) use layer::emit_layer;
+pub(crate) use lookup::{
+    PlacedTableTrain, emit_train_lookup, place_table_train, table_train_bytes,
+};
 pub(crate) use operand::Operand;
 pub(crate) use place::{Placed, place, place_stored, stored_bytes};
 
@@ -160,6 +164,17 @@ impl Emitter {
     fn reshape(&mut self, wanted: &str, value: &str, dims: &[i64]) -> String {
         let shape = self.shape(dims);
         self.node("Reshape", wanted, &[value, &shape], Vec::new())
+    }
+
+    /// A Reshape to sizes that are known only when the model runs, where 0 is a size like any other from opset 14 on; before,
+    /// it stands for the size that the value has there.
+    fn reshape_to(&mut self, wanted: &str, value: &str, shape: &str) -> String {
+        let attributes = if self.opset >= 14 {
+            vec![proto::int_attribute("allowzero", 1)]
+        } else {
+            Vec::new()
+        };
+        self.node("Reshape", wanted, &[value, shape], attributes)
     }
 
     fn transpose(&mut self, wanted: &str, value: &str, perm: &[i64]) -> String {

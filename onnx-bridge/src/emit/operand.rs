@@ -341,6 +341,21 @@ impl Columns {
         }
     }
 
+    /// The rows of the matrix that a list of indices names.
+    pub(super) fn gather(&self, e: &mut Emitter, name: &str, indices: &str) -> String {
+        let rows = |e: &mut Emitter, name: &str, value: &str| {
+            e.node("Gather", name, &[value, indices], Vec::new())
+        };
+        if let Some(only) = self.single() {
+            return rows(e, name, only);
+        }
+        let parts = self.values.iter().enumerate();
+        let parts: Vec<String> = parts
+            .map(|(i, value)| rows(e, &format!("{name}/part{i}"), value))
+            .collect();
+        e.concat(name, &parts, 1)
+    }
+
     /// `x @ B` for an `x` whose last axis has `K` elements.
     pub(super) fn multiply(&self, e: &mut Emitter, product: &str, x: &str) -> String {
         if let Some(b) = self.single() {

@@ -32,7 +32,7 @@ pub(crate) fn place(
     network: &Network,
 ) -> Result<Placed, SkipReason> {
     match network {
-        Network::Table(_) => Err(table_of_a_matrix()),
+        Network::Table(_) | Network::TableTrain(_) => Err(table_of_a_matrix()),
         Network::Dense(matrix) => Ok(Placed::Product(vec![
             dense_operand(matrix).place(e, &format!("{prefix}/weight"))?,
         ])),
@@ -87,7 +87,7 @@ pub(crate) fn place_stored(
 /// The bytes of the initializers that [`place`] makes for a network, but for those that all layers share.
 pub(crate) fn stored_bytes(network: &Network) -> Result<u64, SkipReason> {
     Ok(match network {
-        Network::Table(_) => return Err(table_of_a_matrix()),
+        Network::Table(_) | Network::TableTrain(_) => return Err(table_of_a_matrix()),
         Network::Dense(matrix) => dense_operand(matrix).stored_bytes(),
         Network::Tucker(tucker) => tucker_operands(tucker)?
             .iter()
