@@ -31,6 +31,7 @@ pub(crate) fn tt_svd<T: Real>(
     let rounding_sq = 4.0 * (modes.len() as f64) * T::UNIT_ROUNDOFF.powi(2);
     let allowed_sq = ((epsilon * epsilon - rounding_sq) * total_sq).max(0.0);
 
+    let longest = unfolding.nrows().max(unfolding.ncols());
     let mut spent_sq = 0.0;
     let mut certificate = Vec::with_capacity(bonds);
     let mut cores = Vec::with_capacity(modes.len());
@@ -59,7 +60,7 @@ pub(crate) fn tt_svd<T: Real>(
     }
     let last = modes[bonds];
     cores.push(TtCore::from_unfolding(rest.into_owned(), rank, last, 1));
-    let certificate = Certificate::new(total_sq.sqrt(), epsilon, T::UNIT_ROUNDOFF, certificate);
+    let certificate = Certificate::new::<T>(total_sq.sqrt(), epsilon, longest, certificate);
     Ok((TensorTrain::from_parts(cores), certificate))
 }
 

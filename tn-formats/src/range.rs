@@ -55,7 +55,7 @@ const COARSE_STRIP: usize = 4096;
 /// Squared relative tails below this are beyond it.
 const COARSE_FLOOR: f64 = 1e-3;
 /// Columns per strip of a projection in the element type.
-const PROJECTED: usize = 8192;
+const PROJECTED: usize = 2048;
 /// Short sides up to this are left to the Gram path.
 const GRAM_SIDE: usize = 384;
 

@@ -52,6 +52,7 @@ impl<T: Real> TensorTrain<T> {
         let total_sq = norm_sq(cores[0].view());
         let rounding_sq = 4.0 * (self.order() as f64) * T::UNIT_ROUNDOFF.powi(2);
         let allowed_sq = ((epsilon * epsilon - rounding_sq) * total_sq).max(0.0);
+        let longest = cores.iter().map(|c| c.as_slice().len()).max().unwrap_or(1);
         let mut spent_sq = 0.0;
         let mut certificate = Vec::with_capacity(bonds);
         for k in 0..bonds {
@@ -85,7 +86,7 @@ impl<T: Real> TensorTrain<T> {
         let train = TensorTrain::from_parts(cores).cast();
         Ok((
             train,
-            Certificate::new(total_sq.sqrt(), epsilon, T::UNIT_ROUNDOFF, certificate),
+            Certificate::new::<T>(total_sq.sqrt(), epsilon, longest, certificate),
         ))
     }
 }

@@ -115,7 +115,12 @@ impl<T: Real> Tucker<T> {
                 discarded: discarded.sqrt(),
             });
         }
-        let certificate = Certificate::new(total_sq.sqrt(), epsilon, T::UNIT_ROUNDOFF, certificate);
+        let certificate = Certificate::new::<T>(
+            total_sq.sqrt(),
+            epsilon,
+            longest_unfolding(&shape),
+            certificate,
+        );
         Ok((Self { core, factors }, certificate))
     }
 
@@ -212,6 +217,12 @@ fn check_modes(shape: &[usize], modes: &[usize]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The longest side of a mode's unfolding.
+pub(crate) fn longest_unfolding(shape: &[usize]) -> usize {
+    let total: usize = shape.iter().product();
+    total / shape.iter().copied().min().unwrap_or(1).max(1)
 }
 
 /// The cap of each of `modes`.

@@ -97,10 +97,10 @@ impl<T: Real> TtMatrix<T> {
             rank,
             discarded: norm_sq(error.view()).sqrt(),
         };
-        let certificate = Certificate::new(
+        let certificate = Certificate::new::<T>(
             norm_sq(weighted.view()).sqrt(),
             truncation.epsilon()?,
-            T::UNIT_ROUNDOFF,
+            w.nrows().max(n),
             vec![bond],
         );
         Ok((matrix, certificate))

@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayViewD};
 
-use super::{Tucker, check_modes, mode_basis, mode_caps, project};
+use super::{Tucker, check_modes, longest_unfolding, mode_basis, mode_caps, project};
 use crate::error::{Error, Result};
 use crate::range::Keep;
 use crate::scalar::{Real, norm_sq};
@@ -73,7 +73,12 @@ impl<T: Real> Tucker<T> {
             rank,
             discarded: error_sq.sqrt(),
         };
-        let certificate = Certificate::new(total_sq.sqrt(), epsilon, T::UNIT_ROUNDOFF, vec![bond]);
+        let certificate = Certificate::new::<T>(
+            total_sq.sqrt(),
+            epsilon,
+            longest_unfolding(a.shape()),
+            vec![bond],
+        );
         Ok((tucker, certificate))
     }
 
@@ -137,7 +142,12 @@ impl<T: Real> Tucker<T> {
         let budget = truncation.epsilon()?;
         Ok((
             tucker,
-            Certificate::new(certificate.norm(), budget, T::UNIT_ROUNDOFF, vec![bond]),
+            Certificate::new::<T>(
+                certificate.norm(),
+                budget,
+                longest_unfolding(a.shape()),
+                vec![bond],
+            ),
         ))
     }
 
