@@ -41,6 +41,21 @@ pub fn model_inputs(model: &Model) -> Vec<InputInfo> {
     graph.input.iter().filter(given).map(input_info).collect()
 }
 
+/// Checks that a data set has an array for every input of a model: of its type, and of its sizes but for the number of samples.
+///
+/// # Errors
+/// [`Error::MissingInput`] and [`Error::Dataset`].
+pub fn check_data(model: &Model, data: &Dataset) -> Result<()> {
+    let first = data.head(1);
+    for mut info in model_inputs(model) {
+        if let Some(samples) = info.dims.first_mut() {
+            *samples = None;
+        }
+        to_tensor(&info, first.input(&info.name)?)?;
+    }
+    Ok(())
+}
+
 fn input_info(info: &ValueInfoProto) -> InputInfo {
     let tensor = match info.r#type.as_ref().and_then(|t| t.value.as_ref()) {
         Some(type_proto::Value::TensorType(t)) => Some(t),

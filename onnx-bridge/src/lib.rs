@@ -68,7 +68,7 @@ pub use emit::FOLDED_ELEMENTS;
 #[cfg(feature = "tract")]
 pub use emit::packed::RunsOn;
 #[cfg(feature = "tract")]
-pub use engine::{BATCH, Engine, InputInfo, model_inputs};
+pub use engine::{BATCH, Engine, InputInfo, check_data, model_inputs};
 pub use error::{Error, Result};
 pub use external::{ExternalData, Folder, NoExternalData, Parts};
 pub use inspect::{Format, Inspection, Verdict, WeightInfo, inspect};

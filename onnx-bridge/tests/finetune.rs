@@ -8,12 +8,13 @@ mod common;
 use std::fs::File;
 use std::ops::ControlFlow;
 
-use common::{floats, int, node, noise, proto, value};
+use common::{floats, int, ints, node, noise, proto, value};
 use ndarray::{ArrayD, IxDyn};
 use onnx_bridge::finetune::{
     Checkpoint, Ending, FinetuneConfig, Length, Observer, Silent, Start, Started, StepReport,
     Train, finetune, interpret, missing_operators,
 };
+use onnx_bridge::proto::{AttributeProto, DataType, type_proto};
 use onnx_bridge::{
     CoreGranularity, Dataset, Error, Format, Growth, Job, Model, Spec, Stored, compress,
     stored_arrays,
@@ -64,7 +65,11 @@ fn student(format: Format, bits: u8, granularity: CoreGranularity) -> Model {
 }
 
 fn output(model: &Model, data: &Dataset) -> Vec<f32> {
-    match interpret(model, data).unwrap().remove(0).1 {
+    output_of(interpret(model, data).unwrap().remove(0).1)
+}
+
+fn output_of(array: NpyArray) -> Vec<f32> {
+    match array {
         NpyArray::F32(a) => a.iter().copied().collect(),
         other => panic!("expected floats, found {}", other.dtype()),
     }
@@ -203,6 +208,120 @@ fn the_interpreter_agrees_with_tract() {
         };
         let theirs: Vec<f32> = theirs.iter().copied().collect();
         assert!(gap(&output(&student, &data), &theirs) < 1e-5, "{format:?}");
+    }
+}
+
+/// Rows of a table by `ids`, then a product.
+fn lookup_teacher() -> Model {
+    let nodes = vec![
+        node("Gather", &["table", "ids"], "rows", vec![]),
+        node("Tanh", &["rows"], "t", vec![]),
+        node("MatMul", &["t", "w"], "y", vec![]),
+    ];
+    let initializers = vec![
+        floats("table", &[100, 24], |i| noise(5, i)),
+        floats("w", &[24, 5], |i| 0.6 * noise(3, i)),
+    ];
+    let mut ids = value("ids", &[0, 3]);
+    if let Some(type_proto::Value::TensorType(t)) =
+        ids.r#type.as_mut().and_then(|t| t.value.as_mut())
+    {
+        t.elem_type = Some(DataType::Int64 as i32);
+    }
+    Model::from_proto(proto(17, initializers, nodes, ids, value("y", &[0, 3, 5]))).unwrap()
+}
+
+#[test]
+fn a_table_that_is_a_train_is_trained() {
+    let teacher = lookup_teacher();
+    let ids = (0..512 * 3).map(|i| (i * 37 % 211 % 100) as i64 - 50);
+    let ids = ArrayD::from_shape_vec(IxDyn(&[512, 3]), ids.collect()).unwrap();
+    let data = Dataset::new(vec![("ids".into(), NpyArray::I64(ids))]).unwrap();
+    let table = Spec {
+        modes: Some((vec![9, 3, 4], vec![2, 3, 4])),
+        truncation: Some(Truncation::MaxRank(10)),
+        ..Spec::of(Format::Tt)
+    };
+    let job = Job::new(Spec::keep())
+        .with_growth(Growth::Allowed)
+        .with_weight("table", table);
+    let (student, _) = compress(&teacher, &job.with_bits(Bits::B4)).unwrap();
+    assert_eq!(stored_arrays(student.graph()).len(), 3);
+    let config = config(300);
+    let outcome = finetune(
+        &teacher,
+        &student,
+        &data,
+        &config,
+        &Start::default(),
+        &mut Silent,
+    )
+    .unwrap();
+    assert!(
+        outcome.best_loss < 0.7 * outcome.first_loss,
+        "{} -> {}",
+        outcome.first_loss,
+        outcome.best_loss
+    );
+}
+
+#[cfg(feature = "tract")]
+#[test]
+fn transposed_convolutions_are_those_of_tract() {
+    let check =
+        |label: &str, image: &[usize], kernel: &[usize], attributes: Vec<AttributeProto>| {
+            let channels = attributes
+                .iter()
+                .find(|a| a.name() == "group")
+                .map_or(1, AttributeProto::i) as usize
+                * kernel[1];
+            let weights = vec![
+                floats("w", kernel, |i| noise(1, i)),
+                floats("b", &[channels], |i| noise(2, i)),
+            ];
+            let nodes = vec![node("ConvTranspose", &["x", "w", "b"], "y", attributes)];
+            let dims = [&[0, 4], image].concat();
+            let output = vec![0; dims.len()];
+            let (x, y) = (value("x", &dims), value("y", &output));
+            let model = Model::from_proto(proto(17, weights, nodes, x, y)).unwrap();
+            let shape = [&[3, 4], image].concat();
+            let x: Vec<f32> = (0..shape.iter().product()).map(|i| noise(3, i)).collect();
+            let x = ArrayD::from_shape_vec(IxDyn(&shape), x).unwrap();
+            let data = Dataset::new(vec![("x".into(), NpyArray::F32(x))]).unwrap();
+            let engine = onnx_bridge::Engine::load(&model).unwrap();
+            let NpyArray::F32(theirs) = engine.run_all(&data).unwrap().remove(0).1 else {
+                panic!("floats")
+            };
+            let (_, ours) = interpret(&model, &data).unwrap().remove(0);
+            assert_eq!(ours.shape(), theirs.shape(), "{label}");
+            let theirs: Vec<f32> = theirs.iter().copied().collect();
+            assert!(gap(&output_of(ours), &theirs) < 1e-5, "{label}");
+        };
+    let text = |name: &str, value: &str| AttributeProto {
+        s: Some(value.as_bytes().to_vec()),
+        // STRING.
+        r#type: Some(3),
+        ..ints(name, &[])
+    };
+    check("one axis", &[6], &[4, 5, 3], vec![ints("strides", &[2])]);
+    check("plain", &[5, 4], &[4, 5, 3, 2], vec![]);
+    let all = vec![
+        ints("strides", &[2, 3]),
+        ints("pads", &[1, 0, 2, 1]),
+        ints("output_padding", &[1, 2]),
+    ];
+    check("strides, pads and more", &[5, 4], &[4, 5, 3, 3], all);
+    check(
+        "dilations",
+        &[5, 4],
+        &[4, 5, 3, 2],
+        vec![ints("dilations", &[2, 3])],
+    );
+    let grouped = vec![int("group", 2), ints("strides", &[2, 2])];
+    check("groups", &[5, 4], &[4, 3, 2, 2], grouped);
+    for same in ["SAME_UPPER", "SAME_LOWER", "VALID"] {
+        let attributes = vec![text("auto_pad", same), ints("strides", &[2, 2])];
+        check(same, &[5, 4], &[4, 5, 3, 3], attributes);
     }
 }
 

@@ -186,6 +186,29 @@ pub(crate) struct SettingsArgs {
     pub(crate) granularity: Option<Granularity>,
 }
 
+impl CompressArgs {
+    /// Whether a plan chooses: for a goal, from a plan's file, or because there is data and no setting says what weights are to
+    /// become.
+    pub(crate) fn is_planned(&self) -> bool {
+        let by_hand = self.settings.any() || self.reference.is_some();
+        let by_rule = self.layers.iter().any(LayerRule::sets);
+        self.goals.any() || self.plan.is_some() || self.calib.is_some() && !by_hand && !by_rule
+    }
+}
+
+impl SettingsArgs {
+    /// Whether any is given.
+    fn any(&self) -> bool {
+        self.format.is_some()
+            || self.layout.is_some()
+            || self.modes.is_some()
+            || self.ranks.is_some()
+            || self.bits.is_some()
+            || self.scheme.is_some()
+            || self.granularity.is_some()
+    }
+}
+
 const COMPRESS_HELP: &str = "\
 Examples:
   tnq compress model.onnx -o small.onnx
@@ -207,7 +230,7 @@ pub(crate) struct PlanArgs {
     pub(crate) force: bool,
     /// Samples to calibrate on: an .npz with one array per model input, or an .npy for a model with one input
     #[arg(long, value_name = "NPZ")]
-    pub(crate) calib: PathBuf,
+    pub(crate) calib: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) goals: GoalArgs,
     #[command(flatten)]

@@ -10,7 +10,7 @@ use onnx_bridge::plan::{Goal, Store};
 
 /// The goals of a plan.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Goals (need --calib)")]
+#[command(next_help_heading = "Goals [default with --calib and no choices: --max-loss 0.5%]")]
 pub(crate) struct GoalArgs {
     /// The size of the file: `8x` smaller, `25%` of the original, `3MB`, or bytes
     #[arg(long, value_name = "SIZE")]

@@ -41,6 +41,11 @@ impl CompressJob {
                     .to_owned(),
             ));
         }
+        if args.reference.is_some() && args.finetune.is_some() {
+            return Err(CliError::Usage(
+                "--reference: expected no --finetune, which changes the codes that the reference stands for".to_owned(),
+            ));
+        }
         let choices = Choices::new(args.settings, args.layers)?;
         let tuning = TuningJob::new(args.finetune.as_deref(), &args.tuning, args.compute.seed)?;
         not_the_input(&args.model, &args.output)?;

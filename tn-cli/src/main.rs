@@ -73,7 +73,7 @@ fn defect(text: &str, place: Option<&str>) -> String {
 
 fn run(command: Command) -> Result<Ended, CliError> {
     let done = match command {
-        Command::Compress(args) if args.goals.any() || args.plan.is_some() => {
+        Command::Compress(args) if args.is_planned() => {
             return commands::planned::compress(&args);
         }
         Command::Plan(args) => return commands::planned::plan(&args),

@@ -48,6 +48,11 @@ impl LayerRule {
         &self.action
     }
 
+    /// Whether it says what weights become, not only that they stay.
+    pub(crate) fn sets(&self) -> bool {
+        matches!(self.action, Action::Set(_))
+    }
+
     /// The pattern as it was written.
     pub(crate) fn pattern(&self) -> &str {
         self.pattern.as_str()

@@ -222,6 +222,7 @@ fn context<'a>(
             Err(reason) => skipped.push((name, reason)),
         }
     }
+    crate::engine::check_data(model, session.data)?;
     let batches = Batch::all(model, session.data, SAMPLES)?;
     let base = digest(model, session.data)?;
     let stages = Stages::new(view, &targets);

@@ -30,7 +30,7 @@ use crate::tuning::TuningJob;
 /// What both commands need.
 struct Ask<'a> {
     model: &'a Path,
-    calib: &'a Path,
+    calib: Option<&'a Path>,
     goals: &'a GoalArgs,
     format: Option<Format>,
     bits: Option<u8>,
@@ -167,11 +167,6 @@ fn read_plan(path: &Path) -> Result<Plan, CliError> {
 /// `tnq compress` with a goal or a plan.
 pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
     let start = Instant::now();
-    let Some(calib) = &args.calib else {
-        return Err(CliError::Usage(
-            "a goal or a plan needs --calib: the choices rest on what the layers are given".into(),
-        ));
-    };
     refuse(&args.settings)?;
     if args.reference.is_some() {
         return Err(CliError::Usage(
@@ -188,7 +183,8 @@ pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
     )?;
     use_threads(args.compute.threads)?;
     let model = read_model(&args.model)?;
-    let data = read_dataset(calib, &model)?;
+    let calib = args.calib.as_deref();
+    let data = calibration(calib, (&args.model, &model), args.compute.seed, &args.talk)?;
     let samples = match &tuning {
         Some(tuning) => Some(tuning.read(&model, &args.model)?),
         None => None,
@@ -213,7 +209,7 @@ pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
         let (trained, report) = tuning.train([&model, &planned.model], None, samples, progress)?;
         planned.model = trained;
         let stage = progress.stage("verifying", 0);
-        judge(&mut planned, &model, &data, calib)?;
+        judge(&mut planned, &model, &data, calib.unwrap_or(&args.model))?;
         drop(stage);
         tuned = Some(report);
     }
@@ -235,6 +231,28 @@ pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
         args.compute.seed,
         seconds,
     )
+}
+
+/// Samples that are made up to plan on, where none are given.
+const MADE_UP: usize = 256;
+
+/// The samples of a file, or made-up ones with a warning.
+fn calibration(
+    calib: Option<&Path>,
+    (path, model): (&Path, &Model),
+    seed: u64,
+    talk: &TalkArgs,
+) -> Result<Dataset, CliError> {
+    if let Some(calib) = calib {
+        let data = read_dataset(calib, model)?;
+        onnx_bridge::check_data(model, &data).map_err(|error| CliError::content(calib, error))?;
+        return Ok(data);
+    }
+    Progress::detect(talk.quiet).warn(
+        "NO CALIBRATION DATA (--calib): the choices rest on the weights and on random inputs, and so does the loss that a goal \
+         is held to; real data may lose more",
+    );
+    onnx_bridge::synthesize(model, MADE_UP, seed).map_err(|error| CliError::content(path, error))
 }
 
 /// Calibration samples that a trained model is verified on at most, unless accuracy is a goal.
@@ -285,7 +303,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Ended, CliError> {
     let page = Page::new(&args.page, existing(args.force), &others)?;
     let ask = Ask {
         model: &args.model,
-        calib: &args.calib,
+        calib: args.calib.as_deref(),
         goals: &args.goals,
         format: args.settings.format,
         bits: args.settings.bits.map(|b| b.get()),
@@ -295,7 +313,8 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Ended, CliError> {
         page: &page,
         talk: &args.talk,
     };
-    let data = read_dataset(&args.calib, &model)?;
+    let named = (args.model.as_path(), &model);
+    let data = calibration(args.calib.as_deref(), named, args.compute.seed, &args.talk)?;
     let (planned, store) = solve(&ask, &model, &data)?;
     store.finish();
     if let Some(output) = output {

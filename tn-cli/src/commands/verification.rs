@@ -155,9 +155,9 @@ pub(crate) struct VerificationReport {
 
 impl VerificationReport {
     /// What was found on the samples of a file.
-    pub(crate) fn new(file: &Path, verification: Verification) -> Self {
+    pub(crate) fn new(file: Option<&Path>, verification: Verification) -> Self {
         Self {
-            data: Some(file.display().to_string()),
+            data: file.map(|file| file.display().to_string()),
             verification,
         }
     }

@@ -222,3 +222,28 @@ fn data_that_does_not_fit_the_model_is_named() {
         }
     }
 }
+
+#[test]
+fn a_reference_of_trained_codes_is_wrong_usage() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = digits("model.onnx").display().to_string();
+    let calib = digits("calib.npz").display().to_string();
+    let out = folder.path().join("out.onnx").display().to_string();
+    let dense = folder.path().join("dense.onnx").display().to_string();
+    let (code, stderr) = failure(&[
+        "compress",
+        &model,
+        "-o",
+        &out,
+        "--reference",
+        &dense,
+        "--finetune",
+        &calib,
+    ]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(
+        stderr.contains("--reference: expected no --finetune"),
+        "{stderr}"
+    );
+    assert!(names(folder.path()).is_empty());
+}

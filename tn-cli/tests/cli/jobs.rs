@@ -259,3 +259,29 @@ fn a_model_that_tract_does_not_run_is_written_with_a_warning() {
     assert_eq!(names(folder.path()), ["dense.onnx", "out.onnx"]);
     assert_eq!(report["bytes"]["after"], fs::metadata(&out).unwrap().len());
 }
+
+#[test]
+fn data_without_choices_is_a_goal_and_a_goal_without_data_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.onnx");
+    let goal = compress(&out, &["--max-loss", "0.5%"]);
+    let bytes = fs::read(&out).unwrap();
+    let default = compress(&out, &["--force"]);
+    assert_eq!(fs::read(&out).unwrap(), bytes);
+    assert_eq!(goal["weights"], default["weights"]);
+    let loss = default["verification"]["relative_l2"].as_f64().unwrap();
+    assert!(loss <= 0.005, "{loss}");
+
+    let model = digits("model.onnx");
+    let (model, path) = (model.to_str().unwrap(), out.to_str().unwrap());
+    let args = ["compress", model, "-o", path, "--force", "--json"];
+    let mut command = tnq(&[&args[..], &["--target-size", "10x"]].concat());
+    let done = command.output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{said}");
+    assert!(said.contains("NO CALIBRATION DATA"), "{said}");
+    let report: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(report["verification"]["data"], Value::Null);
+    let bytes = |key: &str| report["bytes"][key].as_u64().unwrap();
+    assert!(10 * bytes("after") <= bytes("before"));
+}

@@ -23,7 +23,7 @@ pub(crate) use simd::vectorized;
 pub(crate) use softmax::softmax_last;
 pub(crate) use train::{CoreOrder, TrainShape, train};
 pub(crate) use unary::{UnaryOp, unary};
-pub(crate) use window::{Pooling, Window, average_pool, im2col, max_pool};
+pub(crate) use window::{Pooling, Window, average_pool, col2im, im2col, max_pool};
 
 /// Elements that one task of a parallel loop takes at least.
 const GRAIN: usize = 1 << 14;

@@ -51,9 +51,45 @@ impl Window {
     }
 }
 
+impl Window {
+    /// Planes of `size` as `[taps, windows]` each.
+    fn unfold(&self, planes: &[f32], count: usize, size: [usize; 2]) -> Vec<f32> {
+        let (taps, windows) = (self.taps(), self.count());
+        let mut out = vec![0.0f32; count * taps * windows];
+        if !out.is_empty() && !planes.is_empty() {
+            out.par_chunks_mut(taps * windows)
+                .zip(planes.par_chunks(size[0] * size[1]))
+                .for_each(|(out, x)| {
+                    self.visit(size, |w, tap, p| out[tap * windows + w] = x[p]);
+                });
+        }
+        out
+    }
+
+    /// The transpose of [`Window::unfold`].
+    fn fold(&self, columns: &[f32], count: usize, size: [usize; 2]) -> Vec<f32> {
+        let (taps, windows) = (self.taps(), self.count());
+        let mut out = vec![0.0f32; count * size[0] * size[1]];
+        if !out.is_empty() && !columns.is_empty() {
+            out.par_chunks_mut(size[0] * size[1])
+                .zip(columns.par_chunks(taps * windows))
+                .for_each(|(out, g)| {
+                    self.visit(size, |w, tap, p| out[p] += g[tap * windows + w]);
+                });
+        }
+        out
+    }
+}
+
 /// `[n, c, h, w]` unfolded to `[n, c * taps, windows]`; padding reads as 0.
 pub(crate) fn im2col(x: &Tensor, window: Window) -> Result<Tensor> {
     x.contiguous()?.apply_op1(Unfold(window))
+}
+
+/// The transpose of [`im2col`]: `[n, c * taps, windows]` added up to `[n, c, h, w]` where windows overlap; what falls on
+/// padding is left out.
+pub(crate) fn col2im(columns: &Tensor, window: Window, size: [usize; 2]) -> Result<Tensor> {
+    columns.contiguous()?.apply_op1(Fold { window, size })
 }
 
 /// The largest element under each window; padding never wins.
@@ -97,35 +133,46 @@ impl CustomOp1 for Unfold {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = contiguous(storage, layout)?;
         let (n, c, size) = planes(layout.dims())?;
-        let (taps, windows) = (self.0.taps(), self.0.count());
-        let mut out = vec![0.0f32; n * c * taps * windows];
-        if !out.is_empty() && !x.is_empty() {
-            out.par_chunks_mut(taps * windows)
-                .zip(x.par_chunks(size[0] * size[1]))
-                .for_each(|(out, x)| {
-                    self.0
-                        .visit(size, |w, tap, p| out[tap * windows + w] = x[p]);
-                });
-        }
-        Ok((CpuStorage::F32(out), Shape::from((n, c * taps, windows))))
+        let out = self.0.unfold(x, n * c, size);
+        let shape = Shape::from((n, c * self.0.taps(), self.0.count()));
+        Ok((CpuStorage::F32(out), shape))
     }
 
     fn bwd(&self, arg: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let (_, _, size) = planes(arg.dims())?;
-        let (taps, windows) = (self.0.taps(), self.0.count());
-        let dx = read(grad, |g| {
-            let mut dx = vec![0.0f32; arg.elem_count()];
-            if !dx.is_empty() && !g.is_empty() {
-                dx.par_chunks_mut(size[0] * size[1])
-                    .zip(g.par_chunks(taps * windows))
-                    .for_each(|(dx, g)| {
-                        self.0
-                            .visit(size, |w, tap, p| dx[p] += g[tap * windows + w]);
-                    });
-            }
-            dx
-        })?;
+        let (n, c, size) = planes(arg.dims())?;
+        let dx = read(grad, |g| self.0.fold(g, n * c, size))?;
         Ok(Some(plain(dx, arg.dims())?))
+    }
+}
+
+struct Fold {
+    window: Window,
+    size: [usize; 2],
+}
+
+impl CustomOp1 for Fold {
+    fn name(&self) -> &'static str {
+        "col2im"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = contiguous(storage, layout)?;
+        let &[n, rows, windows] = layout.dims() else {
+            candle_core::bail!("expected [n, c taps, windows], found {:?}", layout.dims());
+        };
+        let (taps, [h, w]) = (self.window.taps(), self.size);
+        if windows != self.window.count() || rows % taps != 0 {
+            candle_core::bail!(
+                "expected {taps} taps of {} windows, found {rows} x {windows}",
+                self.window.count()
+            );
+        }
+        let out = self.window.fold(x, n * rows / taps, self.size);
+        Ok((CpuStorage::F32(out), Shape::from((n, rows / taps, h, w))))
+    }
+
+    fn bwd(&self, _arg: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(im2col(grad, self.window)?))
     }
 }
 
@@ -238,6 +285,7 @@ mod tests {
     #[test]
     fn gradients_equal_central_differences() {
         check_gradients(&[&[2, 3, 5, 6]], 2e-3, |t| im2col(&t[0], WINDOW));
+        check_gradients(&[&[2, 18, 12]], 2e-3, |t| col2im(&t[0], WINDOW, [5, 6]));
         check_gradients(&[&[2, 3, 5, 6]], 2e-3, |t| {
             average_pool(&t[0], WINDOW, Pooling::MeanOfPresent)
         });

@@ -9,6 +9,7 @@ use super::{Call, OpError, OpFn, Outputs, one, sizes};
 pub(super) fn lookup(op_type: &str) -> Option<OpFn> {
     Some(match op_type {
         "Conv" => conv,
+        "ConvTranspose" => conv_transpose,
         "MaxPool" => |c| pool(c, Pooling::Max),
         "AveragePool" => |c| {
             pool(
@@ -169,17 +170,120 @@ fn conv(call: &Call<'_>) -> Outputs {
     )?;
     let mut shape = vec![n, m];
     shape.extend(&window.output[2 - spatial..]);
-    let y = y.reshape(shape)?;
+    biased(call, y.reshape(shape)?)
+}
+
+/// `[n, m, ..]` and a bias for each channel, where the node has one.
+fn biased(call: &Call<'_>, y: Tensor) -> Outputs {
     if call.optional(2).is_none() {
         return one(y);
     }
     let mut wide = vec![1; y.rank()];
-    wide[1] = m;
+    wide[1] = y.dims()[1];
     one(kernels::binary(
         &y,
         &call.floats(2)?.reshape(wide)?,
         BinaryOp::Add,
     )?)
+}
+
+/// Every input element makes a window of the output; where windows overlap, they add up.
+fn conv_transpose(call: &Call<'_>) -> Outputs {
+    let (x, spatial) = image(call.floats(0)?)?;
+    let (weight, _) = image(call.floats(1)?)?;
+    let groups = sizes(&[call.int("group", 1)])?[0].max(1);
+    let (&[n, c, h, w], &[channels, per_group, kh, kw]) = (x.dims(), weight.dims()) else {
+        return Err(OpError::new(format!(
+            "expected images, found {:?} and {:?}",
+            x.dims(),
+            weight.dims()
+        )));
+    };
+    if channels != c || c % groups != 0 {
+        return Err(OpError::new(format!(
+            "expected a weight of {c} channels in {groups} groups, found {:?}",
+            weight.dims()
+        )));
+    }
+    let (window, size) = spread(call, [h, w], [kh, kw], spatial)?;
+    let own = c / groups;
+    let kernel = weight.reshape((1, groups, own, per_group * kh * kw))?;
+    let columns = kernels::matmul(
+        &kernel.transpose(2, 3)?,
+        &x.reshape((n, groups, own, h * w))?,
+    )?;
+    let columns = columns.reshape((n, groups * per_group * kh * kw, h * w))?;
+    let y = kernels::col2im(&columns, window, size)?;
+    biased(call, if spatial == 1 { y.squeeze(2)? } else { y })
+}
+
+/// The windows that a transposed convolution makes of an image of `size`, and the size of what they lie in.
+fn spread(
+    call: &Call<'_>,
+    size: [usize; 2],
+    kernel: [usize; 2],
+    spatial: usize,
+) -> Result<(Window, [usize; 2]), OpError> {
+    let stride = per_axis(call, "strides", spatial, 1, 1)?;
+    let dilation = per_axis(call, "dilations", spatial, 1, 1)?;
+    let extra = per_axis(call, "output_padding", spatial, 0, 0)?;
+    let auto = call.text("auto_pad", "NOTSET")?;
+    let same = auto.starts_with("SAME");
+    let pads = match call.ints("pads") {
+        Some(list) if auto == "NOTSET" => sizes(list)?,
+        _ => vec![0; 2 * spatial],
+    };
+    let wanted = match call.ints("output_shape") {
+        Some(list) => Some(sizes(&list[list.len().saturating_sub(spatial)..])?),
+        None => None,
+    };
+    let counts = [Some(pads.len()), wanted.as_ref().map(|w| 2 * w.len())];
+    if counts.iter().flatten().any(|&found| found != 2 * spatial) {
+        return Err(OpError::new(format!(
+            "expected `pads` of {} numbers and an `output_shape` of {spatial}, found {pads:?} and {wanted:?}",
+            2 * spatial
+        )));
+    }
+    let (mut before, mut output) = ([0; 2], [1; 2]);
+    for k in (2 - spatial)..2 {
+        let at = k + spatial - 2;
+        if stride[k] == 0 || dilation[k] == 0 || kernel[k] == 0 {
+            return Err(OpError::new(
+                "expected strides, dilations and kernel sizes of 1 or more",
+            ));
+        }
+        let reach = dilation[k] * (kernel[k] - 1) + 1;
+        let whole = size[k].saturating_sub(1) * stride[k] + extra[k] + reach;
+        let room = |cut: usize| {
+            whole.checked_sub(cut).ok_or_else(|| {
+                OpError::new(format!(
+                    "expected at most {whole} elements of padding, found {cut}"
+                ))
+            })
+        };
+        let same = same.then(|| size[k] * stride[k]);
+        (before[k], output[k]) = match wanted.as_ref().map(|w| w[at]).or(same) {
+            Some(given) => {
+                let cut = room(given)?;
+                let small = cut / 2;
+                let first = if auto == "SAME_UPPER" {
+                    small
+                } else {
+                    cut - small
+                };
+                (first, given)
+            }
+            None => (pads[at], room(pads[at] + pads[at + spatial])?),
+        };
+    }
+    let window = Window {
+        kernel,
+        stride,
+        dilation,
+        before,
+        output: size,
+    };
+    Ok((window, output))
 }
 
 fn pool(call: &Call<'_>, pooling: Pooling) -> Outputs {

@@ -109,7 +109,7 @@ pub(super) fn tell(
     let latency = if ask.page.wanted() {
         let [original, other] = [(model, ask.model), (&planned.model, ask.beside)]
             .map(|(model, path)| Named { model, path });
-        Some(Samples::new(original, Some(ask.calib), seed)?.latency(original, other)?)
+        Some(Samples::new(original, ask.calib, seed)?.latency(original, other)?)
     } else {
         None
     };
