@@ -1,6 +1,9 @@
 //! How a matrix is cut into modes.
 
+use ndarray::{Array2, ArrayView2, s};
+
 use crate::error::{Error, Result, checked_product};
+use crate::scalar::Real;
 
 /// Which modes of a matrix stand in which core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,6 +84,64 @@ impl MatrixModes {
             factorize_balanced(rows, order),
             factorize_balanced(cols, order),
         )
+    }
+
+    /// As [`MatrixModes::balanced`] for sides that are padded with zeros to sizes of small factors, see [`padded_size`].
+    /// [`MatrixModes::pad`] makes the matrix that fits, [`MatrixModes::padding`] counts what that adds.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] when a side or the order is 0.
+    ///
+    /// ```
+    /// use ndarray::Array2;
+    /// use tn_formats::{Layout, MatrixModes, Truncation, TtMatrix};
+    /// let table = Array2::from_shape_fn((1009, 64), |(i, j)| ((i + 3 * j) as f32 * 0.01).sin());
+    /// let modes = MatrixModes::padded(Layout::Interleaved, 1009, 64, 2)?;
+    /// assert_eq!((modes.rows(), modes.padding(1009, 64)?), (1012, 3 * 64));
+    /// let padded = modes.pad(table.view())?;
+    /// let (train, _) = TtMatrix::decompose(padded.view(), &modes, &Truncation::RelativeError(1e-3))?;
+    /// assert_eq!(train.shape(), (1012, 64));
+    /// # Ok::<(), tn_formats::Error>(())
+    /// ```
+    pub fn padded(layout: Layout, rows: usize, cols: usize, order: usize) -> Result<Self> {
+        Self::new(
+            layout,
+            padded_size(rows, order).1,
+            padded_size(cols, order).1,
+        )
+    }
+
+    /// Elements that padding an M x N matrix to these modes adds.
+    ///
+    /// # Errors
+    /// [`Error::ModeProduct`] with the side that is larger than its modes.
+    pub fn padding(&self, rows: usize, cols: usize) -> Result<usize> {
+        for (what, modes, expected) in [
+            ("row modes", &self.row_modes, rows),
+            ("column modes", &self.col_modes, cols),
+        ] {
+            let found = modes.iter().product();
+            if found < expected {
+                return Err(Error::ModeProduct {
+                    what,
+                    modes: modes.clone(),
+                    expected,
+                    found,
+                });
+            }
+        }
+        Ok(self.rows() * self.cols() - rows * cols)
+    }
+
+    /// The matrix with rows and columns of zeros after its own, up to these modes.
+    ///
+    /// # Errors
+    /// As [`MatrixModes::padding`].
+    pub fn pad<T: Real>(&self, w: ArrayView2<'_, T>) -> Result<Array2<T>> {
+        self.padding(w.nrows(), w.ncols())?;
+        let mut out = Array2::zeros((self.rows(), self.cols()));
+        out.slice_mut(s![..w.nrows(), ..w.ncols()]).assign(&w);
+        Ok(out)
     }
 
     /// The layout.

@@ -5,7 +5,7 @@
 //! | case | path | cost |
 //! |---|---|---|
 //! | rank cap far below m, n at least 8 m | Gram matrix in `T`, Krylov on it | m² n, a few passes over m² |
-//! | rank cap far below the short side | block Krylov with Rayleigh-Ritz (Musco and Musco 2015, arXiv 1504.05477), restarted from its best block | some passes |
+//! | rank cap far below the short side | in `f32` first where the tail allows it: block Krylov with Rayleigh-Ritz (Musco and Musco 2015, arXiv 1504.05477), restarted from its best block | some passes |
 //! | otherwise | Gram matrix of the short side in `f64` and its eigenvectors | m n min(m, n) |
 //! | `f64` and an error below 1e-5 wanted or found | QR, then SVD of the triangle | twice the Gram path |
 //!
@@ -54,6 +54,8 @@ const WIDE: usize = 8;
 const COARSE_STRIP: usize = 4096;
 /// Squared relative tails below this are beyond it.
 const COARSE_FLOOR: f64 = 1e-3;
+/// Squared relative tails below this are beyond a space found in single precision.
+const SINGLE_FLOOR: f64 = 1e-2;
 /// Columns per strip of a projection in the element type.
 const PROJECTED: usize = 2048;
 /// Short sides up to this are left to the Gram path.
@@ -95,13 +97,15 @@ pub(crate) fn dominant_range<T: Real>(
     {
         return Ok(range);
     }
-    if short > GRAM_SIDE
-        && capped
-        && let Some(range) = krylov(a, norm_sq, keep)?
-    {
-        return Ok(range);
-    }
     let fine = T::BYTES == 8;
+    if short > GRAM_SIDE && capped {
+        if fine && let Some(range) = by_single_krylov(a, norm_sq, keep)? {
+            return Ok(range);
+        }
+        if let Some(q) = krylov(a, norm_sq, keep)? {
+            return Ok(project_exactly(q.view(), a, norm_sq));
+        }
+    }
     if fine && keep.tail_sq > 0.0 && keep.tail_sq < GRAM_FLOOR * norm_sq {
         return by_svd(a, keep);
     }
@@ -130,7 +134,7 @@ fn by_coarse_gram<T: Real>(
     let full = Array2::from_shape_fn((m, m), |(i, j)| gram[[i.max(j), i.min(j)]]);
     let size = full.iter().map(|x| x * x).sum();
     let q = match krylov(full.view(), size, Keep { cap, tail_sq: 0.0 })? {
-        Some(range) => range.q,
+        Some(q) => project_exactly(q.view(), full.view(), size).q,
         None => eigh(gram.view())?.1.slice(s![.., ..cap]).to_owned(),
     };
     let b = project_wide(q.view(), a);
@@ -143,6 +147,30 @@ fn by_coarse_gram<T: Real>(
         b: narrow(&b),
         tail_sq,
     }))
+}
+
+/// The space found in single precision, the projection onto it exact. An error of the space counts squared, so that nothing is
+/// lost as long as the tail is not small; `None` where it is.
+fn by_single_krylov<T: Real>(
+    a: ArrayView2<'_, T>,
+    norm_sq: f64,
+    keep: Keep,
+) -> Result<Option<Range<T>>> {
+    let scale = norm_sq.sqrt().recip();
+    if !scale.is_finite() {
+        return Ok(None);
+    }
+    let single = a.mapv(|x| f32::narrow(x.widen() * scale));
+    let relative = Keep {
+        tail_sq: keep.tail_sq / norm_sq,
+        ..keep
+    };
+    let Some(q) = krylov(single.view(), 1.0, relative)? else {
+        return Ok(None);
+    };
+    drop(single);
+    let range = project_exactly(q.mapv(|x| T::narrow(x.widen())).view(), a, norm_sq);
+    Ok((range.tail_sq >= SINGLE_FLOOR * norm_sq).then_some(range))
 }
 
 /// QR of the long side, SVD of the triangle: small singular values are exact to the round-off of `T`.
@@ -212,7 +240,7 @@ fn tail_of(values: &Array1<f64>, rank: usize, norm_sq: f64) -> f64 {
 ///
 /// Data without a gap in its spectrum is the normal case here: the space never settles, but its captured energy does,
 /// each round gaining a fairly steady share of the round before. That share says how much is left.
-fn krylov<T: Real>(a: ArrayView2<'_, T>, norm_sq: f64, keep: Keep) -> Result<Option<Range<T>>> {
+fn krylov<T: Real>(a: ArrayView2<'_, T>, norm_sq: f64, keep: Keep) -> Result<Option<Array2<T>>> {
     let (m, n) = a.dim();
     let block = keep.cap + OVERSAMPLING;
     let mut basis: Array2<T> = Array2::zeros((m, 0));
@@ -220,13 +248,16 @@ fn krylov<T: Real>(a: ArrayView2<'_, T>, norm_sq: f64, keep: Keep) -> Result<Opt
     let mut next = mm(a, gaussian::<T>(n, block).view());
     let (mut captured, mut gained) = (0.0, f64::INFINITY);
     for round in 0..MAX_ROUNDS {
-        while basis.ncols() + next.ncols() <= DEPTH * block {
+        let last = loop {
             let q = orthonormal_against(basis.view(), next);
             let image = mm(q.t(), a);
-            next = mm(a, image.t());
             basis.append(Axis(1), q.view()).expect("equal rows");
             images.append(Axis(0), image.view()).expect("equal columns");
-        }
+            if basis.ncols() + block > DEPTH * block {
+                break image;
+            }
+            next = mm(a, image.t());
+        };
         let (values, vectors) = eigh(gram_rows(images.view()).view())?;
         let cap = keep.cap.min(values.len());
         let now: f64 = values.iter().take(cap).sum();
@@ -242,10 +273,10 @@ fn krylov<T: Real>(a: ArrayView2<'_, T>, norm_sq: f64, keep: Keep) -> Result<Opt
                 basis.view(),
                 narrow(&vectors.slice(s![.., ..rank]).to_owned()).view(),
             );
-            return Ok(Some(project_exactly(q.view(), a, norm_sq)));
+            return Ok(Some(q));
         }
         (captured, gained) = (now, gain);
-        next = orthonormal_against(basis.view(), next);
+        next = orthonormal_against(basis.view(), mm(a, last.t()));
         let best = narrow::<T>(&vectors.slice(s![.., ..block.min(values.len())]).to_owned());
         basis = mm(basis.view(), best.view());
         images = mm(best.t(), images.view());
@@ -289,11 +320,12 @@ fn residual_sq<T: Real>(
 
 /// Orthonormal columns spanning `y` minus its part in the orthonormal `basis`.
 fn orthonormal_against<T: Real>(basis: ArrayView2<'_, T>, mut y: Array2<T>) -> Array2<T> {
+    if basis.ncols() == 0 {
+        return qr(y.view()).0;
+    }
     for _ in 0..2 {
-        if basis.ncols() > 0 {
-            let overlap = mm(basis.t(), y.view());
-            y -= &mm(basis, overlap.view());
-        }
+        let overlap = mm(basis.t(), y.view());
+        y -= &mm(basis, overlap.view());
         y = qr(y.view()).0;
     }
     y

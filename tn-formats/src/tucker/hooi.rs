@@ -4,6 +4,7 @@ use ndarray::{Array2, ArrayViewD};
 
 use super::{Tucker, check_modes, longest_unfolding, mode_basis, mode_caps, project};
 use crate::error::{Error, Result};
+use crate::linalg::qr;
 use crate::range::Keep;
 use crate::scalar::{Real, norm_sq};
 use crate::truncation::{BondCertificate, Certificate, Truncation};
@@ -151,6 +152,68 @@ impl<T: Real> Tucker<T> {
         ))
     }
 
+    /// HOOI from this network: every factor of `modes` in turn recomputed from `a` projected onto the others. What was fitted
+    /// to an array of earlier training, or by other means, is a warm start for the present one.
+    ///
+    /// # Shapes
+    /// `a` has this network's modes; `modes` are axes, each at most once. Ranks stay.
+    ///
+    /// # Numerics
+    /// As [`Tucker::hooi`]. The factors are made orthonormal first and the core is recomputed from `a`, so that the error
+    /// never is above that of this network.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the modes differ, [`Error::NotFinite`], and [`Error::Parameter`] for an axis out of range or given
+    /// twice.
+    ///
+    /// ```
+    /// use ndarray::Array;
+    /// use tn_formats::{Truncation, Tucker};
+    /// let before = Array::from_shape_fn((8, 9, 10), |(i, j, k)| ((i * j + 3 * k) as f64).sin()).into_dyn();
+    /// let (start, _) = Tucker::decompose(before.view(), &Truncation::MaxRank(3))?;
+    /// let now = &before * 1.01 + 0.001;
+    /// let (_, certificate) = start.refine(now.view(), &[0, 1, 2], 5)?;
+    /// let apart = (&start.to_dense() - &now).iter().map(|x| x * x).sum::<f64>().sqrt();
+    /// assert!(certificate.error() < apart);
+    /// # Ok::<(), tn_formats::Error>(())
+    /// ```
+    pub fn refine(
+        &self,
+        a: ArrayViewD<'_, T>,
+        modes: &[usize],
+        sweeps: u32,
+    ) -> Result<(Self, Certificate)> {
+        if a.shape() != self.modes() {
+            return Err(Error::Shape {
+                what: "array to fit",
+                expected: self.modes(),
+                found: a.shape().to_vec(),
+            });
+        }
+        check_modes(a.shape(), modes)?;
+        let standard = a.as_standard_layout();
+        let a = standard.view();
+        let total_sq = norm_sq(a.view());
+        if !total_sq.is_finite() {
+            return Err(Error::NotFinite {
+                what: "array to fit",
+            });
+        }
+        let factors: Vec<_> = self.factors.iter().map(|f| qr(f.view()).0).collect();
+        let core = project(a.view(), &factors, 0..factors.len());
+        let error_sq = (total_sq - norm_sq(core.view())).max(0.0);
+        let start = Self { core, factors };
+        let (tucker, error_sq) = start.sweep(a.view(), modes, error_sq, total_sq, sweeps)?;
+        let rank = tucker.core.shape().iter().copied().max().unwrap_or(1);
+        let bond = BondCertificate {
+            rank,
+            discarded: error_sq.sqrt(),
+        };
+        let longest = longest_unfolding(a.shape());
+        let certificate = Certificate::new::<T>(total_sq.sqrt(), 0.0, longest, vec![bond]);
+        Ok((tucker, certificate))
+    }
+
     /// HOOI sweeps from this network, whose squared error is given; the network and its squared error.
     fn sweep(
         mut self,
@@ -164,7 +227,8 @@ impl<T: Real> Tucker<T> {
         for _ in 0..sweeps {
             let mut next = self.clone();
             for &mode in modes {
-                let others = modes.iter().copied().filter(|&m| m != mode);
+                // A square factor turns its mode without leaving anything out.
+                let others = (0..ranks.len()).filter(|&m| m != mode && ranks[m] < a.shape()[m]);
                 let projected = project(a.view(), &next.factors, others);
                 let keep = Keep {
                     cap: ranks[mode],
@@ -172,7 +236,7 @@ impl<T: Real> Tucker<T> {
                 };
                 next.factors[mode] = mode_basis(projected.view(), mode, total_sq, keep)?.0;
             }
-            next.core = project(a.view(), &next.factors, modes.iter().copied());
+            next.core = project(a.view(), &next.factors, 0..ranks.len());
             let next_sq = (total_sq - norm_sq(next.core.view())).max(0.0);
             if next_sq >= error_sq {
                 break;
