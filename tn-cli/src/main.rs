@@ -7,6 +7,7 @@ mod encoded;
 mod error;
 mod goals;
 mod job;
+mod memory;
 mod model;
 mod nearest;
 mod output;
@@ -32,6 +33,7 @@ use crate::commands::Ended;
 use crate::error::CliError;
 
 fn main() -> ExitCode {
+    memory::give_back();
     let command = Cli::parse().command;
     // A panic that a library catches is told as its error; one that nobody catches is told below, with its place.
     panic::set_hook(Box::new(|info| {

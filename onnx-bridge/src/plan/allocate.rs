@@ -61,9 +61,15 @@ impl Allocation {
         &self.outcome
     }
 
+    /// The predicted loss of some picks.
+    pub(crate) fn loss_of(curves: &[Curve], picks: &[usize]) -> f64 {
+        let points = curves.iter().zip(picks).map(|(c, &i)| &c.points()[i]);
+        points.map(Point::loss).sum()
+    }
+
     fn of(curves: &[Curve], picks: Vec<usize>) -> Self {
         let at = || curves.iter().zip(&picks).map(|(c, &i)| &c.points()[i]);
-        let (bytes, loss) = (at().map(Point::bytes).sum(), at().map(Point::loss).sum());
+        let (bytes, loss) = (at().map(Point::bytes).sum(), Self::loss_of(curves, &picks));
         let time = at().map(Point::time).sum();
         Self {
             picks,

@@ -60,6 +60,7 @@ impl Metric {
                 0.0
             }
         });
+        drop(lower);
         let moment = Array2::from_shape_fn((k, k), |(i, j)| at(i, j) as f32);
         Ok(Self {
             moment,

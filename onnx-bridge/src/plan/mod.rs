@@ -7,6 +7,8 @@ mod apply;
 mod candidates;
 #[cfg(feature = "tract")]
 mod check;
+#[cfg(feature = "tract")]
+mod correct;
 mod curve;
 mod feedback;
 #[cfg(feature = "tract")]

@@ -1,9 +1,11 @@
 //! From curves to a plan that keeps its goal: choose, solve, check, choose again.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use super::allocate::{Allocation, Limits, Outcome, allocate};
 use super::apply::{Solved, apply};
+use super::correct::{Found, alone, corrected, factors, formats};
 use super::curve::{Curve, Point};
 use super::form::Candidate;
 use super::record::{Plan, PlannedWeight};
@@ -20,6 +22,9 @@ const TIGHT: f64 = 0.03;
 /// The most plans that are solved and checked for one goal.
 const ROUNDS: usize = 10;
 
+/// A format alone is tried where it is predicted to lose at most so many times what the mixture does.
+const NEAR: f64 = 2.0;
+
 /// What is kept where nobody sets a goal.
 const DEFAULT_LOSS: f64 = 0.005;
 
@@ -32,8 +37,8 @@ struct Trial {
     picks: Vec<usize>,
     predicted: f64,
     bytes: u64,
-    model: Model,
-    solved: Vec<Solved>,
+    /// What came of it; nothing where that was put aside to save memory, and the store has the jobs.
+    made: Option<(Model, Vec<Solved>)>,
     verification: Verification,
     blocking: Option<Vec<usize>>,
 }
@@ -43,6 +48,8 @@ pub(crate) struct Search<'c> {
     context: &'c Context<'c>,
     session: &'c Session<'c>,
     offers: &'c [Vec<Candidate>],
+    /// Of every candidate the blocks that it has to be better than.
+    rivals: Vec<Vec<Option<Candidate>>>,
     curves: Vec<Curve>,
     most_time: Option<f64>,
     tried: RefCell<Vec<TriedPlan>>,
@@ -76,26 +83,39 @@ impl<'c> Search<'c> {
         });
         let now = context.targets.iter().map(|t| Candidate::Keep.time(t));
         let now: f64 = now.sum();
+        let curves: Vec<Curve> = curves.collect();
+        let rivals = offers.iter().zip(&curves).map(|(offered, curve)| {
+            let picks = 0..offered.len();
+            picks
+                .map(|pick| Self::rival(offered, curve.points(), pick))
+                .collect()
+        });
         Self {
             context,
             session,
             offers,
-            curves: curves.collect(),
+            rivals: rivals.collect(),
+            curves,
             most_time: session.goal.speed.map(|s| now / s.max(1e-9)),
             tried: RefCell::default(),
         }
     }
 
     /// The best plan for the goal.
-    pub(crate) fn run(&self, skipped: Skipped) -> Result<Planned> {
+    pub(crate) fn run(mut self, skipped: Skipped) -> Result<Planned> {
         let goal = self.session.goal;
         let (trial, tried) = if let Some(most) = goal.bytes {
-            let (chosen, size) = self.choose_within(most)?;
-            let mut trial = self.try_out(&chosen)?;
+            let (chosen, size) = self.choose_within(&self.curves, most)?;
+            let trial = self.try_out(&chosen)?;
+            let (mut trial, tried) = if size > most {
+                let tried = vec![self.tried(&trial)];
+                (trial, tried)
+            } else {
+                self.improved(trial, most)?
+            };
             if size > most || self.excess(&trial) > 0.0 {
                 trial.blocking = Some(self.heaviest(&trial, size > most));
             }
-            let tried = vec![self.tried(&trial)];
             (trial, tried)
         } else if goal.speed.is_some() && goal.loss.is_none() && goal.drop.is_none() {
             let trial = self.fastest()?;
@@ -124,14 +144,14 @@ impl<'c> Search<'c> {
     }
 
     /// The choices, and the exact size of the file that they make.
-    fn choose(&self, limits: &Limits) -> Result<(Allocation, u64)> {
-        let chosen = allocate(&self.curves, limits);
+    fn choose(&self, curves: &[Curve], limits: &Limits) -> Result<(Allocation, u64)> {
+        let chosen = allocate(curves, limits);
         let size = self.size(chosen.picks())?;
         Ok((chosen, size))
     }
 
     /// The best choices whose file is at most `most` bytes, or the smallest there are.
-    fn choose_within(&self, most: u64) -> Result<(Allocation, u64)> {
+    fn choose_within(&self, curves: &[Curve], most: u64) -> Result<(Allocation, u64)> {
         let mut budget = most;
         let mut best: Option<(Allocation, u64)> = None;
         for _ in 0..6 {
@@ -139,7 +159,7 @@ impl<'c> Search<'c> {
                 bytes: Some(budget),
                 ..self.limits()
             };
-            let (chosen, size) = self.choose(&limits)?;
+            let (chosen, size) = self.choose(curves, &limits)?;
             // What is not a choice of the plan: the graph, what stays, and the operators that unpack.
             let other = size.saturating_sub(chosen.bytes());
             let (fits, over) = (size <= most, chosen.outcome() != &Outcome::Met);
@@ -181,8 +201,7 @@ impl<'c> Search<'c> {
     }
 
     /// For a form that is no matrix of blocks: of those blocks that take no more bytes the ones predicted to lose least.
-    fn rival(&self, t: usize, pick: usize) -> Option<Candidate> {
-        let (offered, points) = (&self.offers[t], self.curves[t].points());
+    fn rival(offered: &[Candidate], points: &[Point], pick: usize) -> Option<Candidate> {
         if matches!(offered[pick], Candidate::Keep | Candidate::Dense { .. }) {
             return None;
         }
@@ -195,13 +214,17 @@ impl<'c> Search<'c> {
             .map(|i| offered[i])
     }
 
+    fn wanted(&self, picks: &[usize]) -> Vec<Wanted> {
+        let one = |(t, &pick): (usize, &usize)| Wanted {
+            choice: self.offers[t][pick],
+            rival: self.rivals[t][pick],
+        };
+        picks.iter().enumerate().map(one).collect()
+    }
+
     fn try_out(&self, chosen: &Allocation) -> Result<Trial> {
         let c = self.context;
-        let wanted = chosen.picks().iter().enumerate().map(|(t, &pick)| Wanted {
-            choice: self.offers[t][pick],
-            rival: self.rival(t, pick),
-        });
-        let (solved, originals) = solve_all(c, &wanted.collect::<Vec<_>>())?;
+        let (solved, originals) = solve_all(c, &self.wanted(chosen.picks()))?;
         let (model, verification) = write(c, self.session, &solved, &originals)?;
         let blocking = match chosen.outcome() {
             Outcome::Met => None,
@@ -217,8 +240,7 @@ impl<'c> Search<'c> {
             picks: chosen.picks().to_vec(),
             predicted: chosen.loss(),
             bytes,
-            model,
-            solved,
+            made: Some((model, solved)),
             verification,
             blocking,
         })
@@ -280,18 +302,21 @@ impl<'c> Search<'c> {
             tried: Vec::new(),
         };
         let aim = self.most_loss().unwrap_or(0.1);
-        let (chosen, _) = self.choose(&Limits {
+        let limits = Limits {
             loss: Some(aim * aim),
             ..self.limits()
-        })?;
+        };
+        let (chosen, _) = self.choose(&self.curves, &limits)?;
         self.take_in(&mut bracket, &chosen)?;
+        let mut known = vec![chosen];
         for _ in 1..ROUNDS {
             let Some(wanted) = bracket.next() else { break };
-            let (chosen, size) = self.choose_within(wanted)?;
-            if bracket.is_known(size) {
+            let (chosen, size) = self.choose_within(&self.curves, wanted)?;
+            if bracket.is_known(size) || known.iter().any(|k| k.picks() == chosen.picks()) {
                 break;
             }
             self.take_in(&mut bracket, &chosen)?;
+            known.push(chosen);
         }
         if let Some(kept) = bracket.kept {
             return Ok((kept, bracket.tried));
@@ -336,10 +361,85 @@ impl<'c> Search<'c> {
         order
     }
 
+    /// Starting from a plan of at most `most` bytes, the one that really loses least of it, of every format alone, and of
+    /// the plan by curves that are corrected by what those were found to lose. So a mixture never loses more than one
+    /// format alone, as far as that is near it at all.
+    fn improved(&mut self, first: Trial, most: u64) -> Result<(Trial, Vec<Tried>)> {
+        let mut found = vec![self.found(&first)];
+        let mut tried = vec![self.tried(&first)];
+        let mut best = first;
+        let limit = best.predicted * NEAR * NEAR;
+        let formats = formats(self.offers);
+        if formats.len() > 1 {
+            for format in &formats {
+                let curves = alone(&self.curves, self.offers, format);
+                let (chosen, size) = self.choose_within(&curves, most)?;
+                if size <= most && chosen.loss() <= limit {
+                    best = self.take_better(best, &chosen, &mut found, &mut tried)?;
+                }
+            }
+        }
+        if found.len() > 1 {
+            let parts = factors(&formats, &found);
+            self.curves = corrected(&self.curves, self.offers, &parts);
+            let (chosen, size) = self.choose_within(&self.curves, most)?;
+            if size <= most {
+                best = self.take_better(best, &chosen, &mut found, &mut tried)?;
+            }
+        }
+        best.predicted = Allocation::loss_of(&self.curves, &best.picks);
+        Ok((best, tried))
+    }
+
+    /// Tries what was not tried before; the better of it and the best so far.
+    fn take_better(
+        &self,
+        mut best: Trial,
+        chosen: &Allocation,
+        found: &mut Vec<Found>,
+        tried: &mut Vec<Tried>,
+    ) -> Result<Trial> {
+        if found.iter().any(|f| f.picks == chosen.picks()) {
+            return Ok(best);
+        }
+        best.made = None;
+        let trial = self.try_out(chosen)?;
+        found.push(self.found(&trial));
+        tried.push(self.tried(&trial));
+        let rank = |t: &Trial| (self.excess(t).max(0.0), t.verification.relative_l2);
+        Ok(if rank(&trial) < rank(&best) {
+            trial
+        } else {
+            best
+        })
+    }
+
+    /// What a trial says about the curves.
+    fn found(&self, trial: &Trial) -> Found {
+        let mut parts = BTreeMap::new();
+        for (t, &pick) in trial.picks.iter().enumerate() {
+            let format = self.offers[t][pick].format_name();
+            *parts.entry(format).or_insert(0.0) += self.curves[t].points()[pick].loss();
+        }
+        Found {
+            picks: trial.picks.clone(),
+            parts,
+            verified: trial.verification.relative_l2.powi(2),
+        }
+    }
+
     fn finish(&self, trial: Trial, tried: Vec<Tried>, skipped: Skipped) -> Result<Planned> {
         let c = self.context;
+        let (model, solved) = match trial.made {
+            Some(made) => made,
+            None => {
+                let (solved, _) = solve_all(c, &self.wanted(&trial.picks))?;
+                let (model, _) = apply(c.model, c.view, &c.targets, &solved, c.runs_on)?;
+                (model, solved)
+            }
+        };
         let weights = c.targets.iter().enumerate().map(|(t, target)| {
-            let choice = trial.solved[t].choice;
+            let choice = solved[t].choice;
             let pick = self.offers[t].iter().position(|c| *c == choice);
             let pick = pick.unwrap_or(trial.picks[t]);
             PlannedWeight {
@@ -371,11 +471,11 @@ impl<'c> Search<'c> {
         );
         around.tried = self.tried.take();
         Ok(Planned {
-            model: trial.model,
+            model,
             plan,
             tradeoff: Some(around),
-            errors: relative_errors(c, &trial.solved)?,
-            solved: trial.solved,
+            errors: relative_errors(c, &solved)?,
+            solved,
             skipped,
             verification: trial.verification,
             tried,

@@ -203,7 +203,9 @@ pub(crate) fn relative_errors(context: &Context<'_>, solved: &[Solved]) -> Resul
     let one = |(target, solved): (&Target, &Solved)| {
         loss_of_rows(context.view, target, &solved.form).map(f64::sqrt)
     };
-    context.targets.par_iter().zip(solved).map(one).collect()
+    let errors = context.targets.par_iter().zip(solved).map(one).collect();
+    context.model.release();
+    errors
 }
 
 /// Weights that nothing is chosen for, and why.
