@@ -4,6 +4,8 @@ mod allocate;
 #[cfg(feature = "tract")]
 mod apply;
 #[cfg(feature = "tract")]
+mod bracket;
+#[cfg(feature = "tract")]
 mod candidates;
 #[cfg(feature = "tract")]
 mod check;

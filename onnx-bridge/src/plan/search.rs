@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::allocate::{Allocation, Limits, Outcome, allocate};
 use super::apply::{Solved, apply};
+use super::bracket::Bracket;
 use super::correct::{Found, alone, corrected, factors, formats};
 use super::curve::{Curve, Point};
 use super::form::Candidate;
@@ -15,9 +16,6 @@ use super::tradeoff::{TriedPlan, tradeoff};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::verify::Verification;
-
-/// A file this much smaller, in parts, has to miss the goal for a search to end.
-const TIGHT: f64 = 0.03;
 
 /// The most plans that are solved and checked for one goal.
 const ROUNDS: usize = 10;
@@ -33,10 +31,10 @@ const SLACK: f64 = 0.05;
 
 /// One plan that was solved and checked.
 #[derive(Debug, Clone)]
-struct Trial {
+pub(super) struct Trial {
     picks: Vec<usize>,
     predicted: f64,
-    bytes: u64,
+    pub(super) bytes: u64,
     /// What came of it; nothing where that was put aside to save memory, and the store has the jobs.
     made: Option<(Model, Vec<Solved>)>,
     verification: Verification,
@@ -53,18 +51,6 @@ pub(crate) struct Search<'c> {
     curves: Vec<Curve>,
     most_time: Option<f64>,
     tried: RefCell<Vec<TriedPlan>>,
-}
-
-/// What is known while a search for the smallest file goes on.
-#[derive(Debug)]
-struct Bracket {
-    /// The smallest file that keeps the goal.
-    kept: Option<Trial>,
-    /// The best of those that do not.
-    missed: Option<Trial>,
-    /// Size and excess of every trial: the logarithm of what was verified over what is allowed.
-    known: Vec<(u64, f64)>,
-    tried: Vec<Tried>,
 }
 
 impl<'c> Search<'c> {
@@ -295,12 +281,7 @@ impl<'c> Search<'c> {
     /// The smallest file that keeps the loss: by prediction first, then between the largest file that missed and the
     /// smallest that kept it, until a file 3 % smaller misses.
     fn smallest(&self) -> Result<(Trial, Vec<Tried>)> {
-        let mut bracket = Bracket {
-            kept: None,
-            missed: None,
-            known: Vec::new(),
-            tried: Vec::new(),
-        };
+        let mut bracket = Bracket::default();
         let aim = self.most_loss().unwrap_or(0.1);
         let limits = Limits {
             loss: Some(aim * aim),
@@ -483,59 +464,6 @@ impl<'c> Search<'c> {
         })
     }
 }
-
-impl Bracket {
-    fn is_known(&self, size: u64) -> bool {
-        self.known.iter().any(|(known, _)| *known == size)
-    }
-
-    /// The size to try next; `None` where a file 3 % below the smallest that keeps the goal has missed it.
-    ///
-    /// The logarithm of the loss is close to a line over the logarithm of the size, so the next size is where the line
-    /// through the two trials around the goal, or the two nearest to it, crosses it.
-    fn next(&self) -> Option<u64> {
-        let kept = self.kept.as_ref().map(|t| t.bytes as f64);
-        let missed = self.known.iter().filter(|(_, excess)| *excess > 0.0);
-        let missed = missed
-            .map(|(bytes, _)| *bytes as f64)
-            .filter(|m| kept.is_none_or(|k| *m < k))
-            .fold(0.0, f64::max);
-        let mut near: Vec<(f64, f64)> = self
-            .known
-            .iter()
-            .map(|(bytes, excess)| ((*bytes as f64).ln(), *excess))
-            .collect();
-        near.sort_by(|a, b| a.1.abs().total_cmp(&b.1.abs()));
-        let crossing = match near.as_slice() {
-            [a, rest @ ..] => {
-                let other = rest.iter().find(|b| b.1.signum() != a.1.signum());
-                let slope = other
-                    .or(rest.first())
-                    .map(|b| (b.1 - a.1) / (b.0 - a.0))
-                    .filter(|slope| *slope < -0.3)
-                    .unwrap_or(FIRST_SLOPE);
-                (a.0 - a.1 / slope).exp()
-            }
-            [] => return None,
-        };
-        let wanted = match kept {
-            None => crossing.max(missed * (1.0 + TIGHT)).min(missed * 8.0),
-            Some(kept) => {
-                // As good as the line says, but never without the chance to prove that 3 % less is too little.
-                let proof = kept * (1.0 - TIGHT);
-                if missed >= proof {
-                    return None;
-                }
-                crossing.clamp(missed + 0.2 * (proof - missed), proof)
-            }
-        };
-        Some(wanted as u64)
-    }
-}
-
-/// How the logarithm of the loss falls with that of the size, where nothing is known yet: a file of four times the bits has
-/// about a hundredth of the error.
-const FIRST_SLOPE: f64 = -3.0;
 
 fn nothing(wanted: &str) -> Error {
     Error::Plan {
