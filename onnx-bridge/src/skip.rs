@@ -21,6 +21,13 @@ pub enum SkipReason {
         /// The operator.
         op: String,
     },
+    /// The operator that uses it lacks another operand.
+    NoOperand {
+        /// The operator.
+        op: String,
+        /// The operand.
+        operand: String,
+    },
     /// The weight is the left operand of a MatMul: `W X`, not `X W`.
     LeftOperand,
     /// It is what a convolution slides its kernel over, not the kernel.
@@ -126,6 +133,7 @@ impl fmt::Display for SkipReason {
                 f,
                 "a table of {op}: rows are looked up, nothing is multiplied"
             ),
+            Self::NoOperand { op, operand } => write!(f, "{op} without `{operand}`"),
             Self::LeftOperand => {
                 write!(f, "left operand of MatMul: only the right one is rewritten")
             }

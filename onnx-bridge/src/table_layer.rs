@@ -31,6 +31,11 @@ impl TableLayer {
     fn matched(view: &GraphView<'_>, at: usize) -> Result<Self, SkipReason> {
         let node = view.node(at);
         let name = &node.input[0];
+        let indices = node.input.get(1).filter(|i| !i.is_empty());
+        let indices = indices.ok_or_else(|| SkipReason::NoOperand {
+            op: node.op_type().to_string(),
+            operand: "indices".to_string(),
+        })?;
         let (constant, element) = Constant::float_weight(view, name)?;
         let &[rows, columns] = constant.shape() else {
             return Err(SkipReason::NotAMatrix {
@@ -59,7 +64,7 @@ impl TableLayer {
             value: name.clone(),
             nodes: constant.nodes().to_vec(),
             shape: [rows, columns],
-            indices: node.input.get(1).cloned().unwrap_or_default(),
+            indices: indices.clone(),
         })
     }
 

@@ -15,7 +15,7 @@ use prost::Message;
 use quant_core::Bits;
 
 /// Models that are damaged, and plans.
-const MODELS: usize = 80_000;
+const MODELS: usize = 200_000;
 const PLANS: usize = 20_000;
 
 /// One in so many models that decode is rewritten, one in so many given to the engine.

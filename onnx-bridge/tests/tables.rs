@@ -142,6 +142,26 @@ fn a_table_says_what_it_cannot_become() {
 }
 
 #[test]
+fn a_lookup_of_nothing_keeps_its_table() {
+    let mut damaged = model(false).proto().clone();
+    let nodes = &mut damaged.graph.as_mut().unwrap().node;
+    let gather = nodes.iter_mut().find(|n| n.op_type() == "Gather").unwrap();
+    gather.input.truncate(1);
+    let damaged = Model::from_proto(damaged).unwrap();
+    let (_, report) = compress(&damaged, &Job::new(Spec::of(Format::Dense))).unwrap();
+    let table = report
+        .weights
+        .iter()
+        .find(|w| w.weight.name == "table")
+        .unwrap();
+    let expected = SkipReason::NoOperand {
+        op: "Gather".into(),
+        operand: "indices".into(),
+    };
+    assert_eq!(table.outcome, Outcome::Skipped(expected));
+}
+
+#[test]
 fn factors_are_nearest_where_rows_are_looked_up() {
     let (model, data) = (model(false), data());
     let counted = row_importance(&model, &data).unwrap();
