@@ -1,7 +1,7 @@
 //! One layer in tract: dense, in ONNX Runtime's 4 bits, and compressed, as the plain chain of operators and fused.
 //!
 //! ```sh
-//! cargo bench -p tn-benches --bench runtime
+//! cargo bench -p tn-benches --bench runtime              # or one layer: -- 4096x4096
 //! python3 benches/python/runtime_table.py
 //! ```
 
@@ -58,7 +58,12 @@ fn layers(c: &mut Criterion) {
     } else {
         (&LAYERS[..1], &BATCHES[..1])
     };
+    let only: Option<String> = std::env::args().skip(1).find(|a| !a.starts_with('-'));
     for &[inputs, outputs] in layers {
+        let name = format!("{inputs}x{outputs}");
+        if only.as_ref().is_some_and(|only| !only.contains(&name)) {
+            continue; // compressing it takes longer than timing another
+        }
         let original = products(&[inputs, outputs]);
         let theirs = nbits(inputs, outputs);
         let compressed = forms().map(|(name, spec)| {
@@ -69,7 +74,7 @@ fn layers(c: &mut Criterion) {
             let data = synthesize(&original, batch, 1).expect("float inputs");
             let x = [data.arrays()[0].1.clone()];
             let shapes = [x[0].shape().to_vec()];
-            let mut group = c.benchmark_group(format!("{inputs}x{outputs}, batch {batch}"));
+            let mut group = c.benchmark_group(format!("{name}, batch {batch}"));
             group
                 .sample_size(10)
                 .warm_up_time(Duration::from_millis(200))

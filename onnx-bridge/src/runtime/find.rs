@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use quant_core::Activation;
 
-use super::Activations;
+use super::RuntimeOptions;
 use super::layer::{Kind, Layer};
 use super::network::Network;
 use super::op::OP;
@@ -16,6 +16,7 @@ use crate::tensor;
 /// A graph, indexed by what is looked for.
 pub(super) struct Finder<'a> {
     pub(super) graph: &'a GraphProto,
+    pub(super) options: RuntimeOptions,
     producers: HashMap<&'a str, usize>,
     consumers: HashMap<&'a str, Vec<usize>>,
     pub(super) initializers: HashMap<&'a str, &'a TensorProto>,
@@ -42,8 +43,8 @@ struct Chain {
 }
 
 /// The graph with fused nodes, and their layers.
-pub(super) fn fuse(graph: &GraphProto, activations: Activations) -> (GraphProto, Vec<Layer>) {
-    let finder = Finder::new(graph);
+pub(super) fn fuse(graph: &GraphProto, options: RuntimeOptions) -> (GraphProto, Vec<Layer>) {
+    let finder = Finder::new(graph, options);
     let mut chains = finder.tables();
     let mut inside: HashSet<usize> = HashSet::new();
     for node in 0..graph.node.len() {
@@ -61,7 +62,7 @@ pub(super) fn fuse(graph: &GraphProto, activations: Activations) -> (GraphProto,
         let last = &graph.node[chain.last];
         let name = last.output[0].clone();
         let is_table = matches!(chain.kind, Kind::Table(_));
-        let layer = Layer::new(name.clone(), chain.kind, activations);
+        let layer = Layer::new(name.clone(), chain.kind, options.activations);
         let attributes = vec![
             proto::int_attribute("layer", layers.len() as i64),
             proto::int_attribute("width", layer.width() as i64),
@@ -108,7 +109,7 @@ fn remove_unused(graph: &mut GraphProto) {
 }
 
 impl<'a> Finder<'a> {
-    fn new(graph: &'a GraphProto) -> Self {
+    fn new(graph: &'a GraphProto, options: RuntimeOptions) -> Self {
         let mut consumers: HashMap<&str, Vec<usize>> = HashMap::new();
         for (i, node) in graph.node.iter().enumerate() {
             for input in &node.input {
@@ -118,6 +119,7 @@ impl<'a> Finder<'a> {
         let producers = graph.node.iter().enumerate();
         Self {
             graph,
+            options,
             producers: producers
                 .flat_map(|(i, n)| n.output.iter().map(move |o| (o.as_str(), i)))
                 .collect(),
@@ -240,7 +242,7 @@ impl<'a> Finder<'a> {
                 found.input,
                 found.last,
                 found.nodes,
-                Network::train(found.train),
+                Network::train(found.train, self.options.route),
             ),
             None => self.factors(first)?,
         };
@@ -280,7 +282,12 @@ impl<'a> Finder<'a> {
             last = product.last;
             next = self.multiplied(&self.graph.node[last].output[0]);
         }
-        Some((input, last, nodes, Network::factors(factors)?))
+        Some((
+            input,
+            last,
+            nodes,
+            Network::factors(factors, self.options.route)?,
+        ))
     }
 
     /// The Add of a stored vector that follows a node.

@@ -36,12 +36,28 @@ pub enum Activations {
     Int8,
 }
 
+/// How a weight that stands in several factors or cores multiplies rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Route {
+    /// The cheapest of the others for each number of rows.
+    #[default]
+    Auto,
+    /// One core or factor after the other, as they stand in the file.
+    Cores,
+    /// Neighbouring cores merged where that is cheaper, but never to the dense matrix. Factors stay as they are.
+    Merged,
+    /// The dense `f32` matrix, `4 M N` bytes of memory.
+    Dense,
+}
+
 /// How a model is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct RuntimeOptions {
     /// How fused products see their activations.
     pub activations: Activations,
+    /// How weights in several factors multiply rows.
+    pub route: Route,
 }
 
 /// A fused layer.
@@ -84,7 +100,7 @@ impl Runtime {
     }
 
     fn new(model: &Model, options: &RuntimeOptions, shapes: Option<&[Vec<usize>]>) -> Result<Self> {
-        let (graph, layers) = find::fuse(model.graph(), options.activations);
+        let (graph, layers) = find::fuse(model.graph(), *options);
         let mut proto = model.proto().clone();
         proto.graph = Some(graph);
         let reports = layers.iter().map(|l| FusedLayer {

@@ -6,10 +6,10 @@ use quant_core::{LowBitMatrix, PanelMatrix, ProductScratch};
 
 use super::factors::turned;
 use super::train::Train;
-use super::{Activations, cost};
+use super::{Activations, Route, cost};
 
 /// How much cheaper the dense matrix has to be before it is made.
-const WORTH_MAKING: f64 = 0.9;
+const WORTH_MAKING: f64 = 0.97;
 /// The largest batch that is tried, as a power of two.
 const MOST_ROWS: u32 = 12;
 
@@ -135,25 +135,29 @@ pub(super) struct Network {
 
 impl Network {
     /// Factors one after the other; none where they do not fit each other or there are none.
-    pub(super) fn factors(factors: Vec<Factor>) -> Option<Self> {
+    pub(super) fn factors(factors: Vec<Factor>, route: Route) -> Option<Self> {
         let (k, n) = (factors.first()?.k(), factors.last()?.n());
         let fits = factors.windows(2).all(|w| w[0].n() == w[1].k());
-        fits.then(|| Self::new(Form::Factors(factors), k, n))
+        fits.then(|| Self::new(Form::Factors(factors), [k, n], route))
     }
 
-    pub(super) fn train(train: Train) -> Self {
+    pub(super) fn train(train: Train, route: Route) -> Self {
         let (k, n) = (train.k(), train.n());
-        Self::new(Form::Train(Box::new(train)), k, n)
+        Self::new(Form::Train(Box::new(train)), [k, n], route)
     }
 
-    fn new(form: Form, k: usize, n: usize) -> Self {
+    fn new(form: Form, [k, n]: [usize; 2], route: Route) -> Self {
         let is_cheaper = |rows: usize| cost::right(rows, k, n) < WORTH_MAKING * form.cost(rows);
         let batches = (0..=MOST_ROWS).rev().map(|power| 1 << power);
         Self {
-            dense_from: batches
-                .take_while(|&rows| is_cheaper(rows))
-                .last()
-                .unwrap_or(usize::MAX),
+            dense_from: match route {
+                Route::Dense => 0,
+                Route::Cores | Route::Merged => usize::MAX,
+                Route::Auto => batches
+                    .take_while(|&rows| is_cheaper(rows))
+                    .last()
+                    .unwrap_or(usize::MAX),
+            },
             form,
             k,
             n,
@@ -185,7 +189,7 @@ impl Network {
         let rows = x.len().checked_div(self.k).unwrap_or(0);
         // The integer units are faster than anything in f32.
         let packed = matches!(self.form, Form::Factors(_)) && activations == Activations::Int8;
-        if rows >= self.dense_from && !packed {
+        if rows >= self.dense_from && !(packed && self.dense_from > 0) {
             let dense = self.dense.get_or_init(|| self.made_dense(scratch).ok());
             if let Some(dense) = dense {
                 return dense.matmul(x, out, &mut scratch.product);

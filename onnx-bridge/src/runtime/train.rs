@@ -7,13 +7,15 @@
 
 use quant_core::{LeftMatrix, PanelMatrix, ProductScratch};
 
-use super::cost;
 use super::factors::turned;
+use super::{Route, cost};
 
 /// Numbers of a state that stay in the first two caches.
 const STATE: usize = 32 * 1024;
 /// Rows that go through a train together, at most.
 const ROWS: usize = 64;
+/// Rows that an order is chosen for.
+const TYPICAL_ROWS: usize = 16;
 
 /// A core `[r, m, n, r']`, row-major.
 #[derive(Debug, Clone, PartialEq)]
@@ -180,6 +182,19 @@ impl Order {
             .sum()
     }
 
+    /// The cheaper direction through the cores one by one.
+    fn each_core(shapes: &[[usize; 4]]) -> Self {
+        let [forward, backward] = [Direction::Forward, Direction::Backward].map(|direction| Self {
+            ends: (1..=shapes.len()).collect(),
+            direction,
+        });
+        if backward.cost(shapes, TYPICAL_ROWS) < forward.cost(shapes, TYPICAL_ROWS) {
+            backward
+        } else {
+            forward
+        }
+    }
+
     /// The cheapest order of a train.
     fn cheapest(shapes: &[[usize; 4]]) -> Self {
         let count = shapes.len();
@@ -206,7 +221,10 @@ impl Order {
         };
         orders
             .filter(|o| o.ends.len() > 1)
-            .min_by(|a, b| a.cost(shapes, 16).total_cmp(&b.cost(shapes, 16)))
+            .min_by(|a, b| {
+                a.cost(shapes, TYPICAL_ROWS)
+                    .total_cmp(&b.cost(shapes, TYPICAL_ROWS))
+            })
             .unwrap_or(whole)
     }
 }
@@ -224,9 +242,13 @@ pub(super) struct Train {
 
 impl Train {
     /// Chooses how the train runs. Cores have to fit each other.
-    pub(super) fn new(cores: Vec<Core>) -> quant_core::Result<Self> {
+    pub(super) fn new(cores: Vec<Core>, route: Route) -> quant_core::Result<Self> {
         let shapes: Vec<[usize; 4]> = cores.iter().map(|c| c.shape).collect();
-        Self::ordered(cores, Order::cheapest(&shapes))
+        let order = match route {
+            Route::Cores => Order::each_core(&shapes),
+            Route::Auto | Route::Merged | Route::Dense => Order::cheapest(&shapes),
+        };
+        Self::ordered(cores, order)
     }
 
     fn ordered(cores: Vec<Core>, order: Order) -> quant_core::Result<Self> {
@@ -387,7 +409,7 @@ mod tests {
         ];
         for shapes in trains {
             let cores = cores(shapes);
-            let train = Train::new(cores.clone()).unwrap();
+            let train = Train::new(cores.clone(), Route::Auto).unwrap();
             let (m, n) = (train.n(), train.k());
             let w: Vec<f64> = (0..m * n).map(|i| element(&cores, i / n, i % n)).collect();
             let x = noise(9, 5 * n);

@@ -82,7 +82,7 @@ impl Finder<'_> {
             } else {
                 backward_cores(&stages)?
             };
-            let train = Train::new(cores).ok()?;
+            let train = Train::new(cores, self.options.route).ok()?;
             return (train.n() == outputs).then(|| FoundTrain {
                 input: input.clone(),
                 last: end,

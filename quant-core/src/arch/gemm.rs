@@ -184,6 +184,9 @@ fn step<S: Simd, const R: usize, const H: usize>(
     sums: &mut [[[S::F; H]; R]; 4],
 ) {
     let chains = chains(R);
+    if R == 1 && H == 2 && stride == PANEL && width == PANEL {
+        return one_row::<S, R, H>(s, a.as_flattened(), b, sums);
+    }
     let rows = b.chunks(stride.max(1));
     if chains == 1 {
         for (a, row) in a.iter().zip(rows) {
@@ -218,6 +221,34 @@ fn step<S: Simd, const R: usize, const H: usize>(
             for h in 0..H {
                 sums[0][r][h] = s.fma(x, b[h], sums[0][r][h]);
             }
+        }
+    }
+}
+
+/// [`step`] for one row and a whole panel whose rows follow each other.
+#[inline(always)]
+fn one_row<S: Simd, const R: usize, const H: usize>(
+    s: S,
+    a: &[f32],
+    b: &[f32],
+    sums: &mut [[[S::F; H]; R]; 4],
+) {
+    let (rows, _) = b.as_chunks::<PANEL>();
+    let (groups, rest) = a.as_chunks::<4>();
+    let (row_groups, row_rest) = rows.as_chunks::<4>();
+    for (group, rows) in groups.iter().zip(row_groups) {
+        for k in 0..4 {
+            let x = s.splat(group[k]);
+            let (vectors, _) = rows[k].as_chunks::<LANES>();
+            for h in 0..H {
+                sums[k][0][h] = s.fma(x, s.load(&vectors[h]), sums[k][0][h]);
+            }
+        }
+    }
+    for (a, row) in rest.iter().zip(row_rest) {
+        let (x, (vectors, _)) = (s.splat(*a), row.as_chunks::<LANES>());
+        for h in 0..H {
+            sums[0][0][h] = s.fma(x, s.load(&vectors[h]), sums[0][0][h]);
         }
     }
 }
