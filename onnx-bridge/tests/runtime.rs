@@ -5,7 +5,7 @@ mod common;
 use common::{gemm, matmul, noise};
 use ndarray::ArrayD;
 use onnx_bridge::plan::{Candidate, Goal, MemoryStore, Session, compress_planned};
-use onnx_bridge::runtime::{Activations, Runtime, RuntimeOptions};
+use onnx_bridge::runtime::{Activations, Route, Runtime, RuntimeOptions};
 use onnx_bridge::{
     CoreGranularity, Dataset, Engine, Format, Growth, Job, MappingChoice, Model, Quantization,
     RunsOn, Spec, compress,
@@ -30,16 +30,26 @@ fn check(model: &Model, what: &str) {
     let x = ArrayD::from_shape_fn(dims.as_slice(), |i| noise(3, i[0] * 1000 + i[1]));
     let input = [NpyArray::F32(x)];
     let expected = stock.run(&input).unwrap();
-    for (activations, tolerance) in [(Activations::F32, 1e-5), (Activations::Int8, 0.02)] {
+    let cases = [
+        (Activations::F32, Route::Auto, 1e-5),
+        (Activations::F32, Route::Cores, 1e-5),
+        (Activations::F32, Route::Merged, 1e-5),
+        (Activations::F32, Route::Dense, 1e-5),
+        (Activations::Int8, Route::Auto, 0.02),
+    ];
+    for (activations, route, tolerance) in cases {
         let mut options = RuntimeOptions::default();
-        options.activations = activations;
+        (options.activations, options.route) = (activations, route);
         let runtime = Runtime::load(model, &options).unwrap();
         assert_eq!(runtime.layers().len(), 1, "{what}");
         let found = runtime.run(&input).unwrap();
         let (found, expected) = (found[0].to_f32(), expected[0].to_f32());
         assert_eq!(found.shape(), expected.shape(), "{what}");
         let error = relative(found.as_slice().unwrap(), expected.as_slice().unwrap());
-        assert!(error < tolerance, "{what} {activations:?}: {error}");
+        assert!(
+            error < tolerance,
+            "{what} {activations:?} {route:?}: {error}"
+        );
     }
 }
 

@@ -299,6 +299,10 @@ pub(crate) enum RunEngine {
     /// tract
     #[default]
     Tract,
+    /// tract with our operators, which keep the weights of a compressed model packed in memory
+    Fused,
+    /// The same with activations rounded to 8 bits, row by row
+    FusedInt8,
     /// The interpreter that training uses; it lacks some operators and names them
     Interpreter,
 }

@@ -3,9 +3,10 @@
 use std::io;
 
 use onnx_bridge::finetune::interpret;
-use onnx_bridge::{Engine, Error};
+use onnx_bridge::runtime::{Activations, Runtime, RuntimeOptions};
+use onnx_bridge::{Dataset, Engine, Error, Model};
 use serde::Serialize;
-use tn_formats::npy::write_npz;
+use tn_formats::npy::{NpyArray, write_npz};
 
 use super::{print, print_json};
 use crate::args::{RunArgs, RunEngine};
@@ -51,6 +52,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
     let stage = progress.stage("running", 0);
     let outputs = match args.engine {
         RunEngine::Tract => Engine::load(&model).and_then(|engine| engine.run_all(&data)),
+        RunEngine::Fused => fused(&model, &data, Activations::F32),
+        RunEngine::FusedInt8 => fused(&model, &data, Activations::Int8),
         RunEngine::Interpreter => interpret(&model, &data),
     };
     let outputs = outputs.map_err(|error| match error {
@@ -83,6 +86,16 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), CliError> {
     } else {
         print(text(&report).as_bytes())
     }
+}
+
+fn fused(
+    model: &Model,
+    data: &Dataset,
+    activations: Activations,
+) -> onnx_bridge::Result<Vec<(String, NpyArray)>> {
+    let mut options = RuntimeOptions::default();
+    options.activations = activations;
+    Runtime::load(model, &options)?.run_all(data)
 }
 
 fn text(report: &Report) -> String {
