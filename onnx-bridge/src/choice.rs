@@ -7,6 +7,7 @@ use serde::Serialize;
 use tn_formats::{Layout, MatrixModes, Strategy, Truncation};
 
 use crate::inspect::Format;
+use crate::network::Network;
 use crate::skip::SkipReason;
 
 /// Which codes share a scale in the arrays of a network.
@@ -273,6 +274,7 @@ pub struct Job {
     growth: Growth,
     weights: std::collections::BTreeMap<String, Spec>,
     importance: std::collections::BTreeMap<String, Vec<f64>>,
+    networks: std::collections::BTreeMap<String, (LayerChoice, Network)>,
 }
 
 impl Job {
@@ -283,6 +285,7 @@ impl Job {
             growth: Growth::default(),
             weights: std::collections::BTreeMap::new(),
             importance: std::collections::BTreeMap::new(),
+            networks: std::collections::BTreeMap::new(),
         }
     }
 
@@ -304,6 +307,21 @@ impl Job {
         self.importance.get(weight).map(Vec::as_slice)
     }
 
+    /// The same job with networks that are made already, by the name of their weight.
+    #[cfg(feature = "tract")]
+    pub(crate) fn with_networks(
+        mut self,
+        networks: std::collections::BTreeMap<String, (LayerChoice, Network)>,
+    ) -> Self {
+        self.networks = networks;
+        self
+    }
+
+    /// The network of a weight that is made already.
+    pub(crate) fn network(&self, weight: &str) -> Option<&(LayerChoice, Network)> {
+        self.networks.get(weight)
+    }
+
     /// The same job with another word on growth.
     pub fn with_growth(mut self, growth: Growth) -> Self {
         self.growth = growth;
@@ -315,10 +333,11 @@ impl Job {
         self.growth
     }
 
-    /// The same job with another number of bits for every weight.
+    /// The same job with another number of bits for every weight; networks that were fitted are not kept.
     pub fn with_bits(mut self, bits: Bits) -> Self {
         let specs = std::iter::once(&mut self.default).chain(self.weights.values_mut());
         specs.for_each(|spec| spec.quantization.bits = bits);
+        self.networks.clear();
         self
     }
 

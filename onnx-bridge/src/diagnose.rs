@@ -5,7 +5,6 @@ use ndarray::{Array2, ArrayView2};
 use serde::Serialize;
 use tn_formats::linalg;
 
-use crate::calibrate::Target;
 use crate::model::Model;
 use crate::skip::SkipReason;
 use crate::view::GraphView;
@@ -64,15 +63,15 @@ pub struct Diagnosis {
 pub fn diagnose(model: &Model, became: &dyn Fn(&str) -> Option<Array2<f32>>) -> Vec<Diagnosis> {
     let view = GraphView::new(model);
     let mut found = Vec::new();
-    for (weight, (name, target)) in Weight::all(&view).iter().zip(Target::all(&view)) {
-        let original = || match &target {
-            Ok(target) => target.matrix(&view),
-            Err(_) => matrix(&view, weight),
-        };
+    // Weights one at a time, each given back before the next: a model may be larger than memory.
+    for weight in &Weight::all(&view) {
+        let name = weight.name().to_string();
         let Some(became) = became(&name) else {
             continue;
         };
-        let Ok(original) = original() else { continue };
+        let Ok(original) = matrix(&view, weight) else {
+            continue;
+        };
         if original.dim() != became.dim() {
             continue;
         }
@@ -86,7 +85,7 @@ pub fn diagnose(model: &Model, became: &dyn Fn(&str) -> Option<Array2<f32>>) -> 
     found
 }
 
-/// The matrix of a weight that is no target of a plan, for its size, its type or its role.
+/// The matrix of a weight.
 fn matrix(view: &GraphView<'_>, weight: &Weight<'_>) -> Result<Array2<f32>, SkipReason> {
     let (shape, matrix) = match weight.role().map_err(Clone::clone)? {
         Role::Dense(layers) => {

@@ -19,6 +19,8 @@ mod error;
 mod external;
 #[cfg(feature = "finetune")]
 pub mod finetune;
+#[cfg(feature = "tract")]
+mod fit;
 mod in_place;
 #[cfg(feature = "tract")]
 mod inline;
@@ -71,6 +73,8 @@ pub use emit::packed::RunsOn;
 pub use engine::{BATCH, Engine, InputInfo, check_data, model_inputs};
 pub use error::{Error, Result};
 pub use external::{ExternalData, Folder, NoExternalData, Parts};
+#[cfg(feature = "tract")]
+pub use fit::fit_job;
 pub use inspect::{Format, Inspection, Verdict, WeightInfo, inspect};
 pub use model::Model;
 pub use network::Network;

@@ -2,7 +2,10 @@
 
 use ndarray::{Array2, ArrayView2, Ix2};
 use quant_core::{Granularity, QuantScheme, QuantizedTensor};
-use tn_formats::{QuantizedTtMatrix, QuantizedTucker, Strategy, TtMatrix, TtQuantizer, Tucker};
+use tn_formats::{
+    MatrixModes, QuantizedTtMatrix, QuantizedTucker, Strategy, Truncation, TtMatrix, TtQuantizer,
+    Tucker,
+};
 
 use crate::choice::{CoreGranularity, LayerChoice, NetworkChoice, Quantization};
 use crate::skip::SkipReason;
@@ -37,9 +40,6 @@ impl Network {
     /// # Errors
     /// [`SkipReason::Misfit`] where the choice cannot hold this matrix.
     pub fn build(w: ArrayView2<'_, f32>, choice: &LayerChoice) -> Result<Self, SkipReason> {
-        let misfit = |e: tn_formats::Error| SkipReason::Misfit {
-            problem: e.to_string(),
-        };
         let quantization = choice.quantization();
         Ok(match choice.network() {
             NetworkChoice::Dense => {
@@ -82,6 +82,63 @@ impl Network {
         strategy: Strategy,
     ) -> Result<Self, SkipReason> {
         quantize_cores(train, quantization, (strategy, ScaleAxis::Output)).map(Self::Tt)
+    }
+
+    /// As [`Network::build`], for the inputs that the matrix will see: what counts is `E ||(W - W~) x||²`, given the second
+    /// moment `E[x xᵀ]`. The network of [`Network::build`] is kept where it loses less in that norm and takes no more codes.
+    ///
+    /// # Shapes
+    /// `w` is `[M, N]`, `second_moment` `[N, N]`.
+    ///
+    /// # Numerics
+    /// A train is decomposed in the norm and its cores are rounded in it; a Tucker network is that of the matrix whose rank
+    /// was cut in the norm, its arrays rounded as they come; a dense matrix is that of [`Network::build`].
+    ///
+    /// # Errors
+    /// As [`Network::build`], and for a moment of another shape or with numbers that are not finite.
+    pub fn fit(
+        w: ArrayView2<'_, f32>,
+        second_moment: ArrayView2<'_, f64>,
+        choice: &LayerChoice,
+    ) -> Result<Self, SkipReason> {
+        let quantization = choice.quantization();
+        let fitted = match choice.network() {
+            NetworkChoice::Dense => return Self::build(w, choice),
+            NetworkChoice::Tt { modes, truncation } => {
+                let (train, _) = TtMatrix::decompose_weighted(w, second_moment, modes, truncation)
+                    .map_err(misfit)?;
+                let (codes, _) =
+                    quantizer(&train, quantization, (Strategy::BEST, ScaleAxis::Output))?
+                        .quantize_matrix_weighted(&train, second_moment)
+                        .map_err(misfit)?;
+                Self::Tt(codes)
+            }
+            NetworkChoice::Tucker { truncation } => {
+                let most = match truncation {
+                    // One rank for each side: the matrix has the smaller one.
+                    Truncation::Ranks(ranks) => {
+                        Truncation::MaxRank(ranks.iter().copied().min().unwrap_or(1))
+                    }
+                    other => other.clone(),
+                };
+                let modes = MatrixModes::low_rank(w.nrows(), w.ncols()).map_err(misfit)?;
+                let (cut, _) = TtMatrix::decompose_weighted(w, second_moment, &modes, &most)
+                    .map_err(misfit)?;
+                let rank = Truncation::MaxRank(cut.ranks()[1]);
+                let tucker = NetworkChoice::Tucker { truncation: rank };
+                Self::build(
+                    cut.to_dense().view(),
+                    &LayerChoice::new(tucker, *quantization),
+                )?
+            }
+        };
+        let loss = |network: &Self| {
+            let lost = (&w - &network.to_dense()).mapv(f64::from);
+            (&lost.dot(&second_moment) * &lost).sum()
+        };
+        let plain = Self::build(w, choice)?;
+        let simpler = plain.parameters() <= fitted.parameters() && loss(&plain) < loss(&fitted);
+        Ok(if simpler { plain } else { fitted })
     }
 
     /// The matrix that the codes stand for.
@@ -173,8 +230,17 @@ pub(crate) enum ScaleAxis {
 pub(crate) fn quantize_cores(
     train: &TtMatrix<f32>,
     quantization: &Quantization,
-    (strategy, axis): (Strategy, ScaleAxis),
+    how: (Strategy, ScaleAxis),
 ) -> Result<QuantizedTtMatrix, SkipReason> {
+    let quantizer = quantizer(train, quantization, how)?;
+    quantizer.quantize_matrix(train).map_err(misfit)
+}
+
+fn quantizer(
+    train: &TtMatrix<f32>,
+    quantization: &Quantization,
+    (strategy, axis): (Strategy, ScaleAxis),
+) -> Result<TtQuantizer, SkipReason> {
     let schemes = train.cores().iter().map(|core| {
         let shape = core.shape();
         let output = match axis {
@@ -186,13 +252,14 @@ pub(crate) fn quantize_cores(
         scheme([output, contracted], quantization)
     });
     let schemes = schemes.collect::<Result<Vec<_>, _>>()?;
-    TtQuantizer::new(quantization.scheme(Granularity::PerTensor))
-        .with_core_schemes(schemes)
-        .with_strategy(strategy)
-        .quantize_matrix(train)
-        .map_err(|e| SkipReason::Misfit {
-            problem: e.to_string(),
-        })
+    let quantizer = TtQuantizer::new(quantization.scheme(Granularity::PerTensor));
+    Ok(quantizer.with_core_schemes(schemes).with_strategy(strategy))
+}
+
+fn misfit(error: tn_formats::Error) -> SkipReason {
+    SkipReason::Misfit {
+        problem: error.to_string(),
+    }
 }
 
 /// The scheme of an array whose output axis and contracted axis are given: scales per axis stand on the first, blocks run

@@ -370,3 +370,43 @@ fn a_layer_of_half_precision_computes_in_single() {
         assert!(found.relative_l2 < 1e-3, "{}: {found:?}", format.name());
     }
 }
+
+#[cfg(feature = "tract")]
+#[test]
+fn factors_fitted_to_what_layers_are_given_lose_less_of_it() {
+    // Most of what comes in lies in the first few inputs.
+    let model = common::gemm(96, 80, vec![]);
+    let x = ndarray::Array::from_shape_fn((200, 96), |(i, j)| {
+        common::noise(11, i * 96 + j) * 0.9f32.powi(j as i32)
+    });
+    let x = tn_formats::npy::NpyArray::F32(x.into_dyn());
+    let data = onnx_bridge::Dataset::new(vec![("x".into(), x)]).unwrap();
+    let loss = |job: &Job| {
+        let (rewritten, report) = compress(&model, job).unwrap();
+        let parameters: usize = report.rewritten().map(|(_, r)| r.parameters).sum();
+        let reference = onnx_bridge::dense_reference(&model, &report).unwrap();
+        let same = onnx_bridge::verify(&reference, &rewritten, &data).unwrap();
+        assert!(same.relative_l2 < 1e-5, "{same:?}");
+        let found = onnx_bridge::verify(&model, &rewritten, &data).unwrap();
+        (found.relative_l2, parameters)
+    };
+    let modes = Some((vec![8, 10], vec![12, 8]));
+    for (format, modes) in [
+        (Format::LowRank, None),
+        (Format::Tucker, None),
+        (Format::Tt, modes),
+    ] {
+        let spec = Spec {
+            modes,
+            truncation: Some(Truncation::MaxRank(8)),
+            ..Spec::of(format)
+        };
+        let plain = Job::new(spec);
+        let fitted = onnx_bridge::fit_job(&model, plain.clone(), &data, &|_, _, _| ()).unwrap();
+        let ((before, many), (after, few)) = (loss(&plain), loss(&fitted));
+        assert!(after < 0.8 * before, "{format:?}: {before} -> {after}");
+        assert_eq!(few, many, "{format:?}");
+        let again = onnx_bridge::fit_job(&model, plain, &data, &|_, _, _| ()).unwrap();
+        assert_eq!(again, fitted, "{format:?}: a second time");
+    }
+}

@@ -50,6 +50,8 @@ pub use feedback::{Effort, quantize};
 pub use form::{Candidate, Form};
 pub use metric::Metric;
 #[cfg(feature = "tract")]
+pub(crate) use sequence::{Context, survey_moments};
+#[cfg(feature = "tract")]
 pub use solve::solve;
 pub use store::{MemoryStore, Store};
 #[cfg(feature = "tract")]

@@ -225,11 +225,26 @@ pub(crate) fn failed(target: &Target, problem: String) -> Error {
 /// What is done with a weight, by its index: its matrix and its metric.
 type Visit<'a> = dyn Fn(usize, &Array2<f32>, &Metric) -> Result<()> + Sync + 'a;
 
+/// The same, with the moments of its inputs.
+type VisitMoments<'a> = dyn Fn(usize, &Array2<f32>, &mut Moments) -> Result<()> + Sync + 'a;
+
 /// Calls `visit` with every weight and the norm of what the original gives it, stage by stage. Of a table the visitor gets
 /// `TABLE_ROWS` rows or a few more, spread evenly.
 pub(crate) fn survey(
     context: &Context<'_>,
     visit: &Visit<'_>,
+    done: &(dyn Fn(usize) -> bool + Sync),
+) -> Result<()> {
+    let with_norm = |t: usize, weight: &Array2<f32>, seen: &mut Moments| {
+        visit(t, weight, &norm(context, t, seen)?.0)
+    };
+    survey_moments(context, &with_norm, done)
+}
+
+/// As [`survey`], with the moments themselves.
+pub(crate) fn survey_moments(
+    context: &Context<'_>,
+    visit: &VisitMoments<'_>,
     done: &(dyn Fn(usize) -> bool + Sync),
 ) -> Result<()> {
     let mut runner = Runner::new(context, Networks::Original);
@@ -247,8 +262,7 @@ pub(crate) fn survey(
         stage.par_iter().filter(|&&t| !done(t)).try_for_each(|&t| {
             let target = &context.targets[t];
             let weight = sampled(context, t)?;
-            let metric = norm(context, t, &mut runner.seen(t, &weight)?)?.0;
-            visit(t, &weight, &metric).map_err(|e| match e {
+            visit(t, &weight, &mut runner.seen(t, &weight)?).map_err(|e| match e {
                 Error::Plan { problem, .. } => failed(target, problem),
                 other => other,
             })

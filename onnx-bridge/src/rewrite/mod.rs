@@ -13,7 +13,7 @@ pub(crate) use names::names;
 pub use report::{Outcome, RewriteEntry, RewriteReport, Rewritten};
 
 use crate::auto;
-use crate::choice::{FormatRule, Job, LayerChoice, NetworkChoice, Spec};
+use crate::choice::{FormatRule, Job, LayerChoice, NetworkChoice};
 use crate::emit::Emitter;
 use crate::error::Result;
 use crate::in_place::Way;
@@ -98,9 +98,7 @@ impl Work<'_> {
         for group in side_by_side(&weights) {
             let group: Vec<_> = named.by_ref().take(group.len()).collect();
             built.par_extend(group.par_iter().map(|(weight, info)| {
-                let (spec, importance) =
-                    (self.job.spec(&info.name), self.job.importance(&info.name));
-                let built = build(&view, weight, spec, importance);
+                let built = build(&view, weight, self.job, &info.name);
                 (self.progress)(&info.name);
                 built
             }));
@@ -155,9 +153,10 @@ fn side_by_side<'w, 'a>(weights: &'w [Weight<'a>]) -> Vec<&'w [Weight<'a>]> {
 fn build(
     view: &GraphView<'_>,
     weight: &Weight<'_>,
-    spec: &Spec,
-    importance: Option<&[f64]>,
+    job: &Job,
+    name: &str,
 ) -> Result<Rewritten, SkipReason> {
+    let (spec, importance) = (job.spec(name), job.importance(name));
     let way = Way::of(view, weight)?;
     if spec.format == FormatRule::Keep {
         return Err(SkipReason::Kept {
@@ -188,13 +187,14 @@ fn build(
     let w = ArrayView2::from_shape(shape, &matrix).map_err(|e| SkipReason::Misfit {
         problem: e.to_string(),
     })?;
-    let (choice, network) = match spec.format {
-        FormatRule::Use(format) => {
+    let (choice, network) = match (job.network(name), spec.format) {
+        (Some(made), _) => made.clone(),
+        (None, FormatRule::Use(format)) => {
             let choice = subject.resolve(spec, format)?;
             let network = subject.build(w, &choice)?;
             (choice, network)
         }
-        FormatRule::Auto | FormatRule::Keep => auto::best(w, spec, &subject)?,
+        (None, FormatRule::Auto | FormatRule::Keep) => auto::best(w, spec, &subject)?,
     };
     let bytes = subject.stored_bytes(&network)?;
     if bytes >= weight.bytes() {

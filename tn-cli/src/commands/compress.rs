@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use onnx_bridge::{Job, Model, Outcome, RewriteEntry, RewriteReport, Rewritten};
+use onnx_bridge::{Dataset, Job, Model, Outcome, RewriteEntry, RewriteReport, Rewritten};
 use quant_core::Bits;
 use serde::Serialize;
 
@@ -131,7 +131,7 @@ pub(crate) fn run(args: CompressArgs) -> Result<(), CliError> {
     let mut tuned = None;
     if let Some((tuning, data)) = &tuning {
         let stage = progress.stage("finer codes to start from", 0);
-        let warm = finer(&model, &job, todo)?;
+        let warm = finer(&model, &job, todo, progress)?;
         drop(stage);
         let pair = [&model, &compressed];
         let (trained, report) = tuning.train(pair, Some(&warm), data, progress)?;
@@ -260,8 +260,29 @@ fn asked(model: &Model, job: &CompressJob, progress: Progress) -> Result<Job, Cl
             Err(onnx_bridge::Error::Engine { .. }) => {}
             Err(error) => return Err(CliError::content(&job.model, error)),
         }
+        todo = fitted(model, job, (todo, &data), progress)?;
     }
     Ok(todo)
+}
+
+/// The job with its factors fitted to what the layers are given; as it was where tract does not run the model.
+fn fitted(
+    model: &Model,
+    job: &CompressJob,
+    (todo, data): (Job, &Dataset),
+    progress: Progress,
+) -> Result<Job, CliError> {
+    let stage = progress.stage("calibrating", 0);
+    let fitted = onnx_bridge::fit_job(model, todo.clone(), data, &|_, _, _| stage.step());
+    drop(stage);
+    match fitted {
+        Ok(fitted) => Ok(fitted),
+        Err(onnx_bridge::Error::Engine { .. }) => Ok(todo),
+        Err(error) => Err(CliError::content(
+            job.calib.as_deref().unwrap_or(&job.model),
+            error,
+        )),
+    }
 }
 
 fn rewrite(
@@ -279,8 +300,18 @@ fn rewrite(
 }
 
 /// The same networks with 8 bits for every number: what their training starts from, fewer bits having lost it.
-fn finer(model: &Model, job: &CompressJob, todo: Job) -> Result<Model, CliError> {
-    let made = onnx_bridge::compress_with(model, &todo.with_bits(Bits::B8), &|_| ());
+fn finer(
+    model: &Model,
+    job: &CompressJob,
+    todo: Job,
+    progress: Progress,
+) -> Result<Model, CliError> {
+    let mut todo = todo.with_bits(Bits::B8);
+    if let Some(calib) = &job.calib {
+        let data = read_dataset(calib, model)?;
+        todo = fitted(model, job, (todo, &data), progress)?;
+    }
+    let made = onnx_bridge::compress_with(model, &todo, &|_| ());
     let made = made
         .map_err(|error| CliError::content(&job.model, format!("cannot be rewritten: {error}")))?;
     Ok(made.0)
