@@ -63,7 +63,7 @@ fn the_encoder_has_36_dense_layers_and_three_tables() {
     let inspection = inspect(&Model::decode(bytes.clone()).unwrap());
     adds_up(&inspection, bytes.len());
     assert_eq!(rewritable(&inspection), 36);
-    let rows = [Format::LowRank, Format::Dense];
+    let rows = [Format::Tt, Format::LowRank, Format::Dense];
     let tables = inspection
         .weights
         .iter()
