@@ -1,7 +1,7 @@
 //! What a report shows of one weight beside its error: how the errors of its elements are spread, and how its singular
 //! values fall.
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView2, Axis};
 use serde::Serialize;
 use tn_formats::linalg;
 
@@ -15,6 +15,9 @@ const BINS: usize = 31;
 
 /// Above this short side a matrix gets no spectrum: its eigenvalues would take longer than its compression.
 const LARGEST_SIDE: usize = 1024;
+
+/// Lines of a matrix that its Gram matrix is summed over at once.
+const LINES: usize = 2048;
 
 /// Singular values that a spectrum holds at most.
 const VALUES: usize = 64;
@@ -139,13 +142,18 @@ fn spectrum(w: ArrayView2<'_, f32>) -> Option<Spectrum> {
     if side == 0 || side > LARGEST_SIDE || !w.iter().all(|v| v.is_finite()) {
         return None;
     }
-    let wide = w.mapv(f64::from);
-    let gram = if w.nrows() <= w.ncols() {
-        linalg::matmul(wide.view(), wide.t())
+    // Along the long side some lines at a time: in f64 they would take as much again as the weight, twice.
+    let lying = if w.nrows() <= w.ncols() {
+        w
     } else {
-        linalg::matmul(wide.t(), wide.view())
+        w.reversed_axes()
     };
-    let (values, _) = linalg::eigh(gram.ok()?.view()).ok()?;
+    let mut gram = Array2::<f64>::zeros((side, side));
+    for some in lying.axis_chunks_iter(Axis(1), LINES) {
+        let wide = some.mapv(f64::from);
+        gram += &linalg::matmul(wide.view(), wide.t()).ok()?;
+    }
+    let (values, _) = linalg::eigh(gram.view()).ok()?;
     let largest = values[0].max(0.0).sqrt();
     let index = chosen(side);
     let value = index.iter().map(|&i| {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use onnx_bridge::plan::{
-    Candidate, Goal, MemoryStore, Plan, Planned, Session, Store, compress_planned, replay,
+    Candidate, Ended, Goal, MemoryStore, Plan, Planned, Session, Store, compress_planned, replay,
 };
 use onnx_bridge::{Dataset, Model, RunsOn, verify};
 
@@ -86,6 +86,16 @@ fn a_loss_is_kept_by_what_was_verified() {
         planned.plan.bytes < model.encoded_len() / 3,
         "{}",
         planned.plan.bytes
+    );
+    // A file at most 3 % smaller was tried and misses, and all that are smaller do.
+    let seen = planned.tradeoff.unwrap();
+    assert_eq!(seen.ended, Some(Ended::Tried));
+    let smaller = seen.tried.iter().filter(|t| t.bytes < planned.plan.bytes);
+    let largest = smaller.inspect(|t| assert!(!t.kept && t.verified_loss > 0.05));
+    let largest = largest.map(|t| t.bytes).max().unwrap();
+    assert!(
+        largest as f64 >= 0.97 * planned.plan.bytes as f64,
+        "{largest}"
     );
 }
 

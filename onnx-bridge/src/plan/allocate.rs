@@ -67,7 +67,8 @@ impl Allocation {
         points.map(Point::loss).sum()
     }
 
-    fn of(curves: &[Curve], picks: Vec<usize>) -> Self {
+    /// These picks, held to no limit.
+    pub(crate) fn of(curves: &[Curve], picks: Vec<usize>) -> Self {
         let at = || curves.iter().zip(&picks).map(|(c, &i)| &c.points()[i]);
         let (bytes, loss) = (at().map(Point::bytes).sum(), Self::loss_of(curves, &picks));
         let time = at().map(Point::time).sum();

@@ -16,8 +16,8 @@ const KEEP: &str = "keep";
 pub(crate) struct Found {
     /// The choice of every weight.
     pub(crate) picks: Vec<usize>,
-    /// The squared loss that is predicted for the weights of each format.
-    pub(crate) parts: BTreeMap<&'static str, f64>,
+    /// The format of every weight, and the squared loss that is predicted for it.
+    pub(crate) parts: Vec<(&'static str, f64)>,
     /// The squared loss that was found.
     pub(crate) verified: f64,
 }
@@ -28,26 +28,26 @@ pub(crate) fn formats(offers: &[Vec<Candidate>]) -> Vec<&'static str> {
     names.into_iter().filter(|name| *name != KEEP).collect()
 }
 
-/// Every point's loss times what `factor` says of its candidate.
+/// Every point's loss times what `factor` says of its weight and candidate.
 fn scaled(
     curves: &[Curve],
     offers: &[Vec<Candidate>],
-    factor: impl Fn(&Candidate) -> f64,
+    factor: impl Fn(usize, &Candidate) -> f64,
 ) -> Vec<Curve> {
-    let one = |(curve, offered): (&Curve, &Vec<Candidate>)| {
+    let one = |(t, (curve, offered)): (usize, (&Curve, &Vec<Candidate>))| {
         let points = curve.points().iter().zip(offered);
         Curve::new(
             points
-                .map(|(p, c)| Point::new(p.bytes(), p.loss() * factor(c), p.time()))
+                .map(|(p, c)| Point::new(p.bytes(), p.loss() * factor(t, c), p.time()))
                 .collect(),
         )
     };
-    curves.iter().zip(offers).map(one).collect()
+    curves.iter().zip(offers).enumerate().map(one).collect()
 }
 
 /// The curves of one format alone: what is of another counts as the worst there is.
 pub(crate) fn alone(curves: &[Curve], offers: &[Vec<Candidate>], format: &str) -> Vec<Curve> {
-    scaled(curves, offers, |c| match c.format_name() {
+    scaled(curves, offers, |_, c| match c.format_name() {
         // Nothing is lost there: any factor would do but an infinite one.
         KEEP => 1.0,
         name if name == format => 1.0,
@@ -55,48 +55,93 @@ pub(crate) fn alone(curves: &[Curve], offers: &[Vec<Candidate>], format: &str) -
     })
 }
 
-/// The curves with a factor for each format.
-pub(crate) fn corrected(
-    curves: &[Curve],
-    offers: &[Vec<Candidate>],
-    factors: &BTreeMap<&'static str, f64>,
-) -> Vec<Curve> {
-    scaled(curves, offers, |c| {
-        factors.get(c.format_name()).copied().unwrap_or(1.0)
-    })
+/// How finely errors are told apart that matter more or less than was predicted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Grain {
+    /// By format: what a few plans tell.
+    Formats,
+    /// By format, weight and both together, the coarser as far as they explain it: for a search of many plans.
+    Weights,
 }
 
-/// For each format what its errors really do over what was predicted: so that the plans' sums of parts come near what was
-/// found.
-///
-/// # Numerics
-/// Kaczmarz's steps in the logarithm, plan after plan, each moving a factor as far as its part in that plan is large; a few
-/// hundred rounds over a few plans. Factors stay between 1/8 and 8. Deterministic.
-pub(crate) fn factors(formats: &[&'static str], found: &[Found]) -> BTreeMap<&'static str, f64> {
-    let mut logs: BTreeMap<&'static str, f64> = formats.iter().map(|name| (*name, 0.0)).collect();
-    let most = MOST.ln();
-    for _ in 0..300 {
-        for plan in found {
-            let parts = plan.parts.iter();
-            let now: Vec<(&'static str, f64)> = parts
-                .filter_map(|(name, part)| Some((*name, part * logs.get(name)?.exp())))
-                .collect();
-            let sum: f64 = now.iter().map(|(_, part)| part).sum();
-            if !(sum > 0.0 && sum.is_finite() && plan.verified > 0.0) {
-                continue;
-            }
-            let off = (plan.verified / sum).ln();
-            let norm: f64 = now.iter().map(|(_, part)| (part / sum).powi(2)).sum();
-            for (name, part) in now {
-                if let Some(log) = logs.get_mut(name) {
-                    *log = (*log + off * part / sum / norm).clamp(-most, most);
+/// What a factor is of: a weight, a format, both, or all there is.
+type Part = (Option<usize>, Option<&'static str>);
+
+impl Grain {
+    /// The factors that a weight's choice has, whose product corrects it.
+    fn parts(self, weight: usize, format: &'static str) -> Vec<Part> {
+        match self {
+            Self::Formats => vec![(None, Some(format))],
+            Self::Weights => vec![
+                (None, None),
+                (None, Some(format)),
+                (Some(weight), None),
+                (Some(weight), Some(format)),
+            ],
+        }
+    }
+}
+
+/// What errors really do over what was predicted, in the logarithm.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Factors {
+    grain: Grain,
+    logs: BTreeMap<Part, f64>,
+}
+
+impl Factors {
+    /// Such that the plans' sums of parts come near what was found.
+    ///
+    /// # Numerics
+    /// Kaczmarz's steps in the logarithm, plan after plan, each moving a factor as far as its part in that plan is large; a
+    /// few hundred rounds over the plans. Each factor stays between 1/8 and 8. Deterministic.
+    pub(crate) fn of(found: &[Found], grain: Grain) -> Self {
+        let most = MOST.ln();
+        let mut factors = Self {
+            grain,
+            logs: BTreeMap::new(),
+        };
+        for _ in 0..300 {
+            for plan in found {
+                let now = plan.parts.iter().enumerate().filter(|(_, p)| p.0 != KEEP);
+                let now: Vec<(usize, &'static str, f64)> = now
+                    .map(|(t, &(format, part))| (t, format, part * factors.at(t, format)))
+                    .collect();
+                let sum: f64 = now.iter().map(|(.., part)| part).sum();
+                if !(sum > 0.0 && sum.is_finite() && plan.verified > 0.0) {
+                    continue;
+                }
+                let mut shares: BTreeMap<Part, f64> = BTreeMap::new();
+                for (t, format, part) in now {
+                    for of in grain.parts(t, format) {
+                        *shares.entry(of).or_insert(0.0) += part / sum;
+                    }
+                }
+                let off = (plan.verified / sum).ln();
+                let norm: f64 = shares.values().map(|share| share.powi(2)).sum();
+                for (of, share) in shares {
+                    let log = factors.logs.entry(of).or_insert(0.0);
+                    *log = (*log + off * share / norm).clamp(-most, most);
                 }
             }
         }
+        factors
     }
-    logs.into_iter()
-        .map(|(name, log)| (name, log.exp()))
-        .collect()
+
+    /// That of a weight in a format: 1 where nothing is known of either.
+    fn at(&self, weight: usize, format: &'static str) -> f64 {
+        let parts = self.grain.parts(weight, format).into_iter();
+        let known = parts.filter_map(|part| self.logs.get(&part));
+        known.sum::<f64>().exp()
+    }
+
+    /// The curves with these factors.
+    pub(crate) fn corrected(&self, curves: &[Curve], offers: &[Vec<Candidate>]) -> Vec<Curve> {
+        scaled(curves, offers, |t, c| match c.format_name() {
+            KEEP => 1.0,
+            format => self.at(t, format),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -107,7 +152,7 @@ mod tests {
     fn found(parts: &[(&'static str, f64)], verified: f64) -> Found {
         Found {
             picks: Vec::new(),
-            parts: parts.iter().copied().collect(),
+            parts: parts.to_vec(),
             verified,
         }
     }
@@ -118,10 +163,30 @@ mod tests {
             found(&[("dense", 0.03), ("low-rank", 0.07)], 0.02 + 0.14),
             found(&[("dense", 0.12), ("keep", 0.0)], 0.08),
         ];
-        let factors = factors(&["dense", "low-rank", "tt"], &plans);
-        assert!((factors["dense"] - 2.0 / 3.0).abs() < 1e-6, "{factors:?}");
-        assert!((factors["low-rank"] - 2.0).abs() < 1e-6, "{factors:?}");
-        assert_eq!(factors["tt"], 1.0);
+        let factors = Factors::of(&plans, Grain::Formats);
+        assert!(
+            (factors.at(0, "dense") - 2.0 / 3.0).abs() < 1e-6,
+            "{factors:?}"
+        );
+        assert!(
+            (factors.at(0, "low-rank") - 2.0).abs() < 1e-6,
+            "{factors:?}"
+        );
+        assert_eq!(factors.at(0, "tt"), 1.0);
+    }
+
+    #[test]
+    fn weights_are_told_apart_where_their_formats_are_not_to_blame() {
+        let plans = [
+            found(&[("dense", 0.1), ("dense", 0.1)], 0.1 + 0.01),
+            found(&[("dense", 0.1), ("dense", 0.4)], 0.1 + 0.04),
+            found(&[("dense", 0.4), ("dense", 0.1)], 0.4 + 0.01),
+        ];
+        let factors = Factors::of(&plans, Grain::Weights);
+        assert!((factors.at(0, "dense") - 1.0).abs() < 0.05, "{factors:?}");
+        assert!((factors.at(1, "dense") - 0.1).abs() < 0.05, "{factors:?}");
+        // Of what was never tried the weight tells something, and so does what is common to all.
+        assert!(factors.at(1, "tt") < factors.at(0, "tt"), "{factors:?}");
     }
 
     #[test]
@@ -130,11 +195,9 @@ mod tests {
             found(&[("dense", 1e-9)], 1.0),
             found(&[("dense", 0.0), ("tt", f64::INFINITY)], 0.5),
         ];
-        let factors = factors(&["dense", "tt"], &wild);
-        assert!(
-            factors.values().all(|f| (0.124..=8.01).contains(f)),
-            "{factors:?}"
-        );
+        let factors = Factors::of(&wild, Grain::Formats);
+        let at = ["dense", "tt"].map(|format| factors.at(0, format));
+        assert!(at.iter().all(|f| (0.124..=8.01).contains(f)), "{factors:?}");
     }
 
     #[test]
@@ -156,10 +219,11 @@ mod tests {
         let dense = alone(&curves, &offers, "dense");
         let losses: Vec<f64> = dense[0].points().iter().map(Point::loss).collect();
         assert_eq!(losses, [0.0, 0.2, f64::INFINITY]);
-        let factors = BTreeMap::from([("dense", 0.5)]);
-        assert_eq!(
-            corrected(&curves, &offers, &factors)[0].points()[1].loss(),
-            0.1
-        );
+        let factors = Factors {
+            grain: Grain::Formats,
+            logs: BTreeMap::from([((None, Some("dense")), 0.5_f64.ln())]),
+        };
+        let corrected = factors.corrected(&curves, &offers);
+        assert!((corrected[0].points()[1].loss() - 0.1).abs() < 1e-12);
     }
 }

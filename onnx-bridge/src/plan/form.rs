@@ -109,6 +109,29 @@ impl Candidate {
         }
     }
 
+    /// The one inner size, of a form that has one.
+    pub(crate) fn rank(&self) -> Option<usize> {
+        match self {
+            Self::LowRank { rank, .. }
+            | Self::Corrected { rank, .. }
+            | Self::Train { rank, .. }
+            | Self::Tucker { rank, .. } => Some(*rank),
+            Self::Keep | Self::Dense { .. } | Self::Kernel { .. } => None,
+        }
+    }
+
+    /// The same with another inner size; a form without one as it is.
+    pub(crate) fn with_rank(mut self, other: usize) -> Self {
+        match &mut self {
+            Self::LowRank { rank, .. }
+            | Self::Corrected { rank, .. }
+            | Self::Train { rank, .. }
+            | Self::Tucker { rank, .. } => *rank = other,
+            Self::Keep | Self::Dense { .. } | Self::Kernel { .. } => {}
+        }
+        self
+    }
+
     /// The bytes of its data in the file, exactly, as it is written for some engines.
     pub fn bytes(&self, target: &Target, runs_on: RunsOn) -> u64 {
         let [m, k] = target.shape();

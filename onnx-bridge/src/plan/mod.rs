@@ -4,8 +4,6 @@ mod allocate;
 #[cfg(feature = "tract")]
 mod apply;
 #[cfg(feature = "tract")]
-mod bracket;
-#[cfg(feature = "tract")]
 mod candidates;
 #[cfg(feature = "tract")]
 mod check;
@@ -16,6 +14,8 @@ mod feedback;
 #[cfg(feature = "tract")]
 mod form;
 #[cfg(feature = "tract")]
+mod front;
+#[cfg(feature = "tract")]
 mod kernel;
 #[cfg(feature = "tract")]
 mod losses;
@@ -24,6 +24,8 @@ mod low_rank;
 mod metric;
 #[cfg(feature = "tract")]
 mod outputs;
+#[cfg(feature = "tract")]
+mod ranks;
 #[cfg(feature = "tract")]
 mod record;
 mod rounding;
@@ -58,6 +60,6 @@ pub use store::{MemoryStore, Store};
 pub use {
     apply::{OutputLoss, Solved},
     record::{Plan, PlannedWeight},
-    session::{Goal, Planned, Session, Tried, compress_planned, replay},
-    tradeoff::{Baseline, Tradeoff, TradeoffPoint, TriedPlan},
+    session::{Goal, Planned, Session, compress_planned, replay},
+    tradeoff::{Baseline, Ended, Tradeoff, TradeoffPoint, TriedPlan},
 };

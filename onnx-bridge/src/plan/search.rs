@@ -1,24 +1,23 @@
 //! From curves to a plan that keeps its goal: choose, solve, check, choose again.
 
+mod bracket;
+mod smallest;
+mod within;
+
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 
 use super::allocate::{Allocation, Limits, Outcome, allocate};
 use super::apply::{Solved, apply};
-use super::bracket::Bracket;
-use super::correct::{Found, alone, corrected, factors, formats};
+use super::correct::Found;
 use super::curve::{Curve, Point};
 use super::form::Candidate;
 use super::record::{Plan, PlannedWeight};
-use super::sequence::{Context, Wanted, failed, solve_all};
-use super::session::{Goal, Planned, Session, Skipped, Tried, relative_errors, write};
-use super::tradeoff::{TriedPlan, tradeoff};
+use super::sequence::{Context, Wanted, failed, recall, solve_all};
+use super::session::{Goal, Planned, Session, Skipped, relative_errors, write};
+use super::tradeoff::{Ended, TriedPlan, tradeoff};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::verify::Verification;
-
-/// The most plans that are solved and checked for one goal.
-const ROUNDS: usize = 10;
 
 /// A format alone is tried where it is predicted to lose at most so many times what the mixture does.
 const NEAR: f64 = 2.0;
@@ -31,10 +30,10 @@ const SLACK: f64 = 0.05;
 
 /// One plan that was solved and checked.
 #[derive(Debug, Clone)]
-pub(super) struct Trial {
+struct Trial {
     picks: Vec<usize>,
     predicted: f64,
-    pub(super) bytes: u64,
+    bytes: u64,
     /// What came of it; nothing where that was put aside to save memory, and the store has the jobs.
     made: Option<(Model, Vec<Solved>)>,
     verification: Verification,
@@ -48,7 +47,11 @@ pub(crate) struct Search<'c> {
     offers: &'c [Vec<Candidate>],
     /// Of every candidate the blocks that it has to be better than.
     rivals: Vec<Vec<Option<Candidate>>>,
+    /// What every candidate is predicted to lose, and the same as corrected by what plans were found to lose.
+    measured: Vec<Curve>,
     curves: Vec<Curve>,
+    /// What every plan that was tried says about the curves.
+    found: Vec<Found>,
     most_time: Option<f64>,
     tried: RefCell<Vec<TriedPlan>>,
 }
@@ -81,7 +84,9 @@ impl<'c> Search<'c> {
             session,
             offers,
             rivals: rivals.collect(),
+            measured: curves.clone(),
             curves,
+            found: Vec::new(),
             most_time: session.goal.speed.map(|s| now / s.max(1e-9)),
             tried: RefCell::default(),
         }
@@ -90,36 +95,32 @@ impl<'c> Search<'c> {
     /// The best plan for the goal.
     pub(crate) fn run(mut self, skipped: Skipped) -> Result<Planned> {
         let goal = self.session.goal;
-        let (trial, tried) = if let Some(most) = goal.bytes {
+        let (trial, ended) = if let Some(most) = goal.bytes {
             let (chosen, size) = self.choose_within(&self.curves, most)?;
-            let trial = self.try_out(&chosen)?;
-            let (mut trial, tried) = if size > most {
-                let tried = vec![self.tried(&trial)];
-                (trial, tried)
-            } else {
-                self.improved(trial, most)?
-            };
+            let mut trial = self.try_out(&chosen)?;
+            if size <= most {
+                trial = self.improved(trial, most)?;
+            }
             if size > most || self.excess(&trial) > 0.0 {
                 trial.blocking = Some(self.heaviest(&trial, size > most));
             }
-            (trial, tried)
+            (trial, None)
         } else if goal.speed.is_some() && goal.loss.is_none() && goal.drop.is_none() {
-            let trial = self.fastest()?;
-            let tried = vec![self.tried(&trial)];
-            (trial, tried)
+            (self.fastest()?, None)
         } else {
             self.smallest()?
         };
-        self.finish(trial, tried, skipped)
+        self.finish(trial, ended, skipped)
     }
 
-    fn tried(&self, trial: &Trial) -> Tried {
-        Tried {
-            bytes: trial.bytes,
-            loss: trial.verification.relative_l2,
-            accuracy: trial.verification.accuracy_after,
-            kept: trial.blocking.is_none() && self.excess(trial) <= 0.0,
-        }
+    /// Whether a trial keeps the goal.
+    fn keeps(&self, trial: &Trial) -> bool {
+        trial.blocking.is_none() && self.excess(trial) <= 0.0
+    }
+
+    /// Whether no plan of these choices was tried yet.
+    fn is_new(&self, picks: &[usize]) -> bool {
+        self.found.iter().all(|found| found.picks != picks)
     }
 
     fn limits(&self) -> Limits {
@@ -212,24 +213,30 @@ impl<'c> Search<'c> {
         let c = self.context;
         let (solved, originals) = solve_all(c, &self.wanted(chosen.picks()))?;
         let (model, verification) = write(c, self.session, &solved, &originals)?;
+        // A loss is held to what was found, sizes and times to what was chosen.
+        let in_time = self.most_time.is_none_or(|most| chosen.time() <= most);
         let blocking = match chosen.outcome() {
-            Outcome::Met => None,
-            Outcome::Missed { blocking } => Some(blocking.clone()),
+            Outcome::Missed { blocking } if !in_time || self.session.goal.bytes.is_some() => {
+                Some(blocking.clone())
+            }
+            Outcome::Missed { .. } | Outcome::Met => None,
         };
-        let bytes = model.encoded_len();
-        self.tried.borrow_mut().push(TriedPlan {
-            bytes,
-            predicted_loss: chosen.loss().sqrt(),
-            verified_loss: verification.relative_l2,
-        });
-        Ok(Trial {
+        let trial = Trial {
             picks: chosen.picks().to_vec(),
             predicted: chosen.loss(),
-            bytes,
+            bytes: model.encoded_len(),
             made: Some((model, solved)),
             verification,
             blocking,
-        })
+        };
+        self.tried.borrow_mut().push(TriedPlan {
+            bytes: trial.bytes,
+            predicted_loss: trial.predicted.sqrt(),
+            verified_loss: trial.verification.relative_l2,
+            accuracy: trial.verification.accuracy_after,
+            kept: self.keeps(&trial),
+        });
+        Ok(trial)
     }
 
     /// The loss that is allowed, where one is.
@@ -278,56 +285,6 @@ impl<'c> Search<'c> {
         })
     }
 
-    /// The smallest file that keeps the loss: by prediction first, then between the largest file that missed and the
-    /// smallest that kept it, until a file 3 % smaller misses.
-    fn smallest(&self) -> Result<(Trial, Vec<Tried>)> {
-        let mut bracket = Bracket::default();
-        let aim = self.most_loss().unwrap_or(0.1);
-        let limits = Limits {
-            loss: Some(aim * aim),
-            ..self.limits()
-        };
-        let (chosen, _) = self.choose(&self.curves, &limits)?;
-        self.take_in(&mut bracket, &chosen)?;
-        let mut known = vec![chosen];
-        for _ in 1..ROUNDS {
-            let Some(wanted) = bracket.next() else { break };
-            let (chosen, size) = self.choose_within(&self.curves, wanted)?;
-            if bracket.is_known(size) || known.iter().any(|k| k.picks() == chosen.picks()) {
-                break;
-            }
-            self.take_in(&mut bracket, &chosen)?;
-            known.push(chosen);
-        }
-        if let Some(kept) = bracket.kept {
-            return Ok((kept, bracket.tried));
-        }
-        let mut trial = bracket.missed.ok_or_else(|| nothing("a plan"))?;
-        trial.blocking = Some(self.heaviest(&trial, false));
-        Ok((trial, bracket.tried))
-    }
-
-    fn take_in(&self, bracket: &mut Bracket, chosen: &Allocation) -> Result<()> {
-        let trial = self.try_out(chosen)?;
-        let excess = self.excess(&trial);
-        bracket.known.push((trial.bytes, excess));
-        bracket.tried.push(self.tried(&trial));
-        let place = if excess <= 0.0 {
-            (&mut bracket.kept, Some(trial.bytes as f64))
-        } else {
-            (&mut bracket.missed, None)
-        };
-        let better = match (&place.0, place.1) {
-            (None, _) => true,
-            (Some(best), Some(_)) => trial.bytes < best.bytes,
-            (Some(best), None) => excess < self.excess(best),
-        };
-        if better {
-            *place.0 = Some(trial);
-        }
-        Ok(())
-    }
-
     fn heaviest(&self, trial: &Trial, by_size: bool) -> Vec<usize> {
         if let Some(blocking) = &trial.blocking {
             return blocking.clone();
@@ -342,66 +299,13 @@ impl<'c> Search<'c> {
         order
     }
 
-    /// Starting from a plan of at most `most` bytes, the one that really loses least of it, of every format alone, and of
-    /// the plan by curves that are corrected by what those were found to lose. So a mixture never loses more than one
-    /// format alone, as far as that is near it at all.
-    fn improved(&mut self, first: Trial, most: u64) -> Result<(Trial, Vec<Tried>)> {
-        let mut found = vec![self.found(&first)];
-        let mut tried = vec![self.tried(&first)];
-        let mut best = first;
-        let limit = best.predicted * NEAR * NEAR;
-        let formats = formats(self.offers);
-        if formats.len() > 1 {
-            for format in &formats {
-                let curves = alone(&self.curves, self.offers, format);
-                let (chosen, size) = self.choose_within(&curves, most)?;
-                if size <= most && chosen.loss() <= limit {
-                    best = self.take_better(best, &chosen, &mut found, &mut tried)?;
-                }
-            }
-        }
-        if found.len() > 1 {
-            let parts = factors(&formats, &found);
-            self.curves = corrected(&self.curves, self.offers, &parts);
-            let (chosen, size) = self.choose_within(&self.curves, most)?;
-            if size <= most {
-                best = self.take_better(best, &chosen, &mut found, &mut tried)?;
-            }
-        }
-        best.predicted = Allocation::loss_of(&self.curves, &best.picks);
-        Ok((best, tried))
-    }
-
-    /// Tries what was not tried before; the better of it and the best so far.
-    fn take_better(
-        &self,
-        mut best: Trial,
-        chosen: &Allocation,
-        found: &mut Vec<Found>,
-        tried: &mut Vec<Tried>,
-    ) -> Result<Trial> {
-        if found.iter().any(|f| f.picks == chosen.picks()) {
-            return Ok(best);
-        }
-        best.made = None;
-        let trial = self.try_out(chosen)?;
-        found.push(self.found(&trial));
-        tried.push(self.tried(&trial));
-        let rank = |t: &Trial| (self.excess(t).max(0.0), t.verification.relative_l2);
-        Ok(if rank(&trial) < rank(&best) {
-            trial
-        } else {
-            best
-        })
-    }
-
     /// What a trial says about the curves.
     fn found(&self, trial: &Trial) -> Found {
-        let mut parts = BTreeMap::new();
-        for (t, &pick) in trial.picks.iter().enumerate() {
+        let part = |(t, &pick): (usize, &usize)| {
             let format = self.offers[t][pick].format_name();
-            *parts.entry(format).or_insert(0.0) += self.curves[t].points()[pick].loss();
-        }
+            (format, self.measured[t].points()[pick].loss())
+        };
+        let parts = trial.picks.iter().enumerate().map(part).collect();
         Found {
             picks: trial.picks.clone(),
             parts,
@@ -409,12 +313,16 @@ impl<'c> Search<'c> {
         }
     }
 
-    fn finish(&self, trial: Trial, tried: Vec<Tried>, skipped: Skipped) -> Result<Planned> {
+    fn finish(&self, trial: Trial, ended: Option<Ended>, skipped: Skipped) -> Result<Planned> {
         let c = self.context;
         let (model, solved) = match trial.made {
             Some(made) => made,
             None => {
-                let (solved, _) = solve_all(c, &self.wanted(&trial.picks))?;
+                let wanted = self.wanted(&trial.picks);
+                let solved = match recall(c, &wanted) {
+                    Some(solved) => solved,
+                    None => solve_all(c, &wanted)?.0,
+                };
                 let (model, _) = apply(c.model, c.view, &c.targets, &solved, c.runs_on)?;
                 (model, solved)
             }
@@ -451,6 +359,7 @@ impl<'c> Search<'c> {
             trial.bytes,
         );
         around.tried = self.tried.take();
+        around.ended = ended;
         Ok(Planned {
             model,
             plan,
@@ -459,7 +368,6 @@ impl<'c> Search<'c> {
             solved,
             skipped,
             verification: trial.verification,
-            tried,
             blocking: trial.blocking.map(|b| b.into_iter().map(name).collect()),
         })
     }

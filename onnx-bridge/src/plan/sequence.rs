@@ -340,17 +340,11 @@ pub(crate) fn solve_all(
 ) -> Result<(Vec<Solved>, Vec<Outputs>)> {
     let mut solved: Vec<Option<Solved>> = vec![None; choices.len()];
     let mut runner = Runner::new(context, Networks::Both);
-    let mut upstream = context.base.add(b"sequence 3");
+    let mut upstream = context.base.add(SEQUENCE);
     let (mut done, total) = (0, choices.len());
     for (s, stage) in context.stages.stages().iter().enumerate() {
         (context.progress)("solve", done, total);
-        let key = |t: usize| {
-            let choice = serde_json::to_vec(&choices[t]).unwrap_or_default();
-            upstream
-                .add(context.targets[t].name().as_bytes())
-                .add(&choice)
-                .key()
-        };
+        let key = |t: usize| key(context, upstream, t, &choices[t]);
         let kept: Vec<Option<Solved>> = stage
             .iter()
             .map(|&t| decode(&context.store.get(&key(t))?))
@@ -369,10 +363,7 @@ pub(crate) fn solve_all(
             })
             .collect::<Result<_>>()?;
         for (&t, result) in stage.iter().zip(fresh) {
-            let choice = serde_json::to_vec(&choices[t]).unwrap_or_default();
-            upstream = upstream
-                .add(context.targets[t].name().as_bytes())
-                .add(&choice);
+            upstream = with_choice(context, upstream, t, &choices[t]);
             if let (Some(bias), Some(name)) =
                 (&result.bias, bias_name(context.view, &context.targets[t]))
             {
@@ -390,6 +381,40 @@ pub(crate) fn solve_all(
     }
     let kept = |s: Option<Solved>| s.unwrap_or_else(|| Solved::new(Candidate::Keep, Form::Keep));
     Ok((solved.into_iter().map(kept).collect(), runner.outputs()))
+}
+
+/// What [`solve_all`] made of these choices before, where the store has all of it: no network is run.
+pub(crate) fn recall(context: &Context<'_>, choices: &[Wanted]) -> Option<Vec<Solved>> {
+    let mut solved: Vec<Option<Solved>> = vec![None; choices.len()];
+    let mut upstream = context.base.add(SEQUENCE);
+    for stage in context.stages.stages() {
+        for &t in stage {
+            solved[t] = Some(decode(&context.store.get(&key(
+                context,
+                upstream,
+                t,
+                &choices[t],
+            ))?)?);
+        }
+        for &t in stage {
+            upstream = with_choice(context, upstream, t, &choices[t]);
+        }
+    }
+    solved.into_iter().collect()
+}
+
+/// What every job's key starts with.
+const SEQUENCE: &[u8] = b"sequence 3";
+
+/// The digest of what stands before a job, and what the job makes.
+fn with_choice(context: &Context<'_>, upstream: Digest, t: usize, choice: &Wanted) -> Digest {
+    let choice = serde_json::to_vec(choice).unwrap_or_default();
+    let name = context.targets[t].name().as_bytes();
+    upstream.add(name).add(&choice)
+}
+
+fn key(context: &Context<'_>, upstream: Digest, t: usize, choice: &Wanted) -> String {
+    with_choice(context, upstream, t, choice).key()
 }
 
 /// One weight: fitted to the inputs it really gets, then rounded in their norm.

@@ -9,6 +9,7 @@ use super::check::{Outputs, check};
 use super::form::Candidate;
 use super::losses::{measure_losses, offers};
 use super::outputs::loss_of_rows;
+use super::ranks;
 use super::record::Plan;
 use super::search::Search;
 use super::sequence::{Context, Wanted, failed, solve_all};
@@ -82,25 +83,10 @@ pub struct Planned {
     pub skipped: Vec<(String, SkipReason)>,
     /// What the rewritten model was found to lose on the calibration data: goals are held to this.
     pub verification: Verification,
-    /// Every plan that was solved and checked on the way: of a goal on loss also the smaller files that missed it.
-    pub tried: Vec<Tried>,
     /// The weights that stand in the way of the goal, where it was missed.
     pub blocking: Option<Vec<String>>,
-    /// What the planner saw around its choice; none for a replayed plan.
+    /// What the planner saw around its choice, every plan that it tried with it; none for a replayed plan.
     pub tradeoff: Option<Tradeoff>,
-}
-
-/// One plan that was solved and checked.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Tried {
-    /// The bytes of the file.
-    pub bytes: u64,
-    /// What it was found to lose: relative L2.
-    pub loss: f64,
-    /// The accuracy it was found to have, on data with labels.
-    pub accuracy: Option<f64>,
-    /// Whether it kept the goal.
-    pub kept: bool,
 }
 
 /// Calibrates, chooses, solves and verifies.
@@ -123,8 +109,12 @@ pub fn compress_planned(model: &Model, session: &Session<'_>) -> Result<Planned>
     }
     let view = GraphView::new(model);
     let (context, skipped) = context(model, &view, session, session.runs_on)?;
-    let offers = offers(&context, session);
-    let losses = measure_losses(&context, session, &offers)?;
+    let mut offers = offers(&context, session);
+    let mut losses = measure_losses(&context, session, &offers)?;
+    if session.goal.bytes.is_none() {
+        // A size is met with what was measured; how small a file may be is told only by looking between.
+        ranks::between(&context.targets, context.runs_on, &mut offers, &mut losses);
+    }
     Search::new(&context, session, &offers, &losses).run(skipped)
 }
 
@@ -165,7 +155,6 @@ pub fn replay(model: &Model, session: &Session<'_>, plan: &Plan) -> Result<Plann
         solved,
         skipped,
         verification,
-        tried: Vec::new(),
         blocking: None,
         tradeoff: None,
     })

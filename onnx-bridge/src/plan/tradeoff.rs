@@ -42,6 +42,26 @@ pub struct TriedPlan {
     pub predicted_loss: f64,
     /// The one that was found.
     pub verified_loss: f64,
+    /// The accuracy that was found, on data with labels.
+    #[serde(default)]
+    pub accuracy: Option<f64>,
+    /// Whether it kept the goal.
+    #[serde(default)]
+    pub kept: bool,
+}
+
+/// Why the search for the smallest file that keeps a goal ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Ended {
+    /// A file at most 3 % smaller was tried and misses the goal, and so does the best that is predicted for a file 3 % smaller.
+    Tried,
+    /// Among all that the weights may become no file was found between the chosen one and the largest smaller one that misses
+    /// the goal.
+    NothingBetween,
+    /// As many plans were tried as are for one goal: a smaller file might do.
+    Rounds,
 }
 
 /// The surroundings of a plan.
@@ -54,9 +74,12 @@ pub struct Tradeoff {
     pub baselines: Vec<Baseline>,
     /// Every plan that was solved, in the order of the search.
     pub tried: Vec<TriedPlan>,
+    /// Why the search for the smallest file ended; none of a goal on size or speed, nor where no file was found.
+    #[serde(default)]
+    pub ended: Option<Ended>,
 }
 
-/// Everything but what was tried, for a plan of `picks` in a file of `bytes`.
+/// Everything but what was tried and why that ended, for a plan of `picks` in a file of `bytes`.
 pub(crate) fn tradeoff(
     targets: &[Target],
     offers: &[Vec<Candidate>],
@@ -90,6 +113,7 @@ pub(crate) fn tradeoff(
         })
         .collect(),
         tried: Vec::new(),
+        ended: None,
     }
 }
 

@@ -245,39 +245,48 @@ fn verify(
     }
 }
 
-/// The job, and how much the rows of tables count where there is data to tell.
+/// The job, fitted to the data where there is some: factors, and how much the rows of tables count. A warning where tract does
+/// not run the model on it.
 fn asked(model: &Model, job: &CompressJob, progress: Progress) -> Result<Job, CliError> {
     let mut todo = ask(model, &job.choices, progress);
-    if let Some(calib) = &job.calib {
-        let data = read_dataset(calib, model)?;
-        match onnx_bridge::calibrate::row_importance(model, &data) {
-            Ok(counted) => {
-                for (table, rows) in counted {
-                    todo = todo.with_importance(table, rows);
-                }
+    let Some(calib) = &job.calib else {
+        return Ok(todo);
+    };
+    let data = read_dataset(calib, model)?;
+    let mut untold = None;
+    match onnx_bridge::calibrate::row_importance(model, &data) {
+        Ok(counted) => {
+            for (table, rows) in counted {
+                todo = todo.with_importance(table, rows);
             }
-            // The verification stops at the same error and tells it.
-            Err(onnx_bridge::Error::Engine { .. }) => {}
-            Err(error) => return Err(CliError::content(&job.model, error)),
         }
-        todo = fitted(model, job, (todo, &data), progress)?;
+        Err(error @ onnx_bridge::Error::Engine { .. }) => untold = Some(error),
+        Err(error) => return Err(CliError::content(&job.model, error)),
+    }
+    let (todo, unfitted) = fitted(job, model, (todo, &data), progress)?;
+    if let Some(error) = unfitted.or(untold) {
+        progress.warn(&format!(
+            "{} is NOT USED for the choices, which rest on the weights alone, since tract does not run the model: {error}",
+            calib.display()
+        ));
     }
     Ok(todo)
 }
 
-/// The job with its factors fitted to what the layers are given; as it was where tract does not run the model.
+/// The job with its factors fitted to what the layers are given; where tract does not run the model, as it was, with what it
+/// says.
 fn fitted(
-    model: &Model,
     job: &CompressJob,
+    model: &Model,
     (todo, data): (Job, &Dataset),
     progress: Progress,
-) -> Result<Job, CliError> {
+) -> Result<(Job, Option<onnx_bridge::Error>), CliError> {
     let stage = progress.stage("calibrating", 0);
     let fitted = onnx_bridge::fit_job(model, todo.clone(), data, &|_, _, _| stage.step());
     drop(stage);
     match fitted {
-        Ok(fitted) => Ok(fitted),
-        Err(onnx_bridge::Error::Engine { .. }) => Ok(todo),
+        Ok(fitted) => Ok((fitted, None)),
+        Err(error @ onnx_bridge::Error::Engine { .. }) => Ok((todo, Some(error))),
         Err(error) => Err(CliError::content(
             job.calib.as_deref().unwrap_or(&job.model),
             error,
@@ -309,7 +318,7 @@ fn finer(
     let mut todo = todo.with_bits(Bits::B8);
     if let Some(calib) = &job.calib {
         let data = read_dataset(calib, model)?;
-        todo = fitted(model, job, (todo, &data), progress)?;
+        (todo, _) = fitted(job, model, (todo, &data), progress)?;
     }
     let made = onnx_bridge::compress_with(model, &todo, &|_| ());
     let made = made

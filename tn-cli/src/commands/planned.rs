@@ -20,6 +20,7 @@ use crate::encoded::{Encoded, Storage};
 use crate::error::CliError;
 use crate::goals::{Engine, FolderStore, GoalArgs};
 use crate::job::{existing, not_the_input, use_threads};
+use crate::memory;
 use crate::model::{read_dataset, read_model};
 use crate::output::OutputFile;
 use crate::progress::Progress;
@@ -136,7 +137,12 @@ fn solve<'a>(
         runs_on: asked.unwrap_or_default(),
         allow: &allow,
         store: &store,
-        progress: &|_, _, _| stage.step(),
+        progress: &|_, done, total| {
+            stage.step();
+            if done == total {
+                memory::trim();
+            }
+        },
     };
     let planned = match &plan {
         Some(plan) => replay(model, &session, plan),

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use tn_formats::npy::{NpyArray, Npz};
+use tn_formats::npy::{NpyArray, Npz, write_npy};
 
 use crate::common::{digits, names, stdout, structure, tnq};
 
@@ -258,6 +258,32 @@ fn a_model_that_tract_does_not_run_is_written_with_a_warning() {
     assert!(stderr.contains("NOT VERIFIED"), "{stderr}");
     assert_eq!(names(folder.path()), ["dense.onnx", "out.onnx"]);
     assert_eq!(report["bytes"]["after"], fs::metadata(&out).unwrap().len());
+
+    // Nor are its factors fitted to data, which it says.
+    let calib = folder.path().join("calib.npy");
+    let samples = NpyArray::F32(ndarray::ArrayD::ones(vec![4, 64]));
+    write_npy(&mut fs::File::create(&calib).unwrap(), &samples).unwrap();
+    let args = [
+        "compress",
+        model.to_str().unwrap(),
+        "-o",
+        out.to_str().unwrap(),
+        "--calib",
+        calib.to_str().unwrap(),
+        "--format",
+        "low-rank",
+        "--ranks",
+        "8",
+        "--force",
+    ];
+    let output = tnq(&args).assert().success().get_output().clone();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let said = stderr.lines().filter(|line| line.contains("NOT USED"));
+    assert_eq!(
+        said.filter(|line| line.contains("Erfc")).count(),
+        1,
+        "{stderr}"
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use onnx_bridge::Model;
-use onnx_bridge::plan::{Candidate, Planned, Tradeoff, Tried};
+use onnx_bridge::plan::{Candidate, Ended as Search, Planned, Tradeoff};
 use serde::Serialize;
 
 use super::super::finetune::line;
@@ -45,7 +45,6 @@ struct Reached<'a> {
     predicted_loss: f64,
     verified_loss: f64,
     met: bool,
-    tried: &'a [Tried],
     blocking: Option<&'a [String]>,
 }
 
@@ -155,7 +154,6 @@ pub(super) fn tell(
             predicted_loss: planned.plan.predicted_loss.sqrt(),
             verified_loss: planned.verification.relative_l2,
             met: planned.blocking.is_none(),
-            tried: &planned.tried,
             blocking: planned.blocking.as_deref(),
         },
         tradeoff: planned.tradeoff.as_ref(),
@@ -186,17 +184,32 @@ pub(super) fn tell(
     })
 }
 
-/// The largest of the smaller files that were tried and missed the goal.
+/// Of a goal on loss, the largest of the smaller files that miss it, and what that shows.
 fn smaller(report: &Report<'_>) -> String {
-    let missed = report.goal.tried.iter().filter(|t| !t.kept);
-    match missed.max_by_key(|t| t.bytes) {
-        Some(tried) => format!(
-            "\n{} were tried and miss the goal: relative L2 {}",
+    let Some((seen, ended)) = report.tradeoff.and_then(|t| Some((t, t.ended?))) else {
+        return String::new();
+    };
+    let after = report.bytes.after;
+    let missed = seen.tried.iter().filter(|t| !t.kept && t.bytes < after);
+    let said = missed.max_by_key(|t| t.bytes).map(|tried| {
+        format!(
+            "{:.1} % less, {}, misses the goal: relative L2 {}",
+            100.0 * (1.0 - tried.bytes as f64 / after.max(1) as f64),
             bytes(tried.bytes),
-            figure(tried.loss)
-        ),
-        None => String::new(),
+            figure(tried.verified_loss)
+        )
+    });
+    let between = match ended {
+        Search::NothingBetween => Some("no file between is made by what the weights may become"),
+        Search::Rounds => Some("not all sizes between were tried"),
+        _ => None,
+    };
+    let between = between.map(str::to_owned);
+    let said: Vec<String> = said.into_iter().chain(between).collect();
+    if said.is_empty() {
+        return String::new();
     }
+    format!("\n{}", said.join("; "))
 }
 
 fn text(report: &Report<'_>) -> String {
