@@ -1,5 +1,5 @@
 """What `cargo deny` would say of licenses and sources, without building it: every crate that is built comes from crates.io or
-from here and has a license that deny.toml allows; every crate that is published says what it must.
+from here, has a license that deny.toml allows and needs no newer Rust than we say; every crate that is published says what it must.
 
   python3 .ci/manifests.py
 """
@@ -46,12 +46,18 @@ def allowed(expression, licenses):
     return either()
 
 
+def version(text):
+    """`1.91` as numbers."""
+    return [*map(int, text.split(".")), 0, 0][:3]
+
+
 def problems():
     """One line for everything that is wrong."""
     metadata = subprocess.run(
         ["cargo", "metadata", "--locked", "--format-version", "1"], cwd=ROOT, check=True, capture_output=True
     )
     metadata = json.loads(metadata.stdout)
+    oldest = version(tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["rust-version"])
     licenses = set(tomllib.loads((ROOT / "deny.toml").read_text())["licenses"]["allow"])
     own = set(metadata["workspace_members"])
     for package in metadata["packages"]:
@@ -60,6 +66,8 @@ def problems():
             yield f"{name}: expected a crate of crates.io, found {package['source']}"
         if not package["license"] or not allowed(package["license"], licenses):
             yield f"{name}: expected a license that deny.toml allows, found {package['license']}"
+        if package["rust_version"] and version(package["rust_version"]) > oldest:
+            yield f"{name}: expected a crate for Rust {oldest} or older, found one that needs {package['rust_version']}"
         if package["id"] not in own or package["publish"] == []:
             continue
         for field in ["description", "readme", "keywords", "categories", "rust_version"]:

@@ -172,11 +172,25 @@ fn last_line(message: &str) -> String {
 }
 
 #[cfg(test)]
+#[path = "../../fuzz/checks/rules.rs"]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use quant_core::Bits;
 
     use super::*;
     use crate::settings::{Format, Granularity, Layout, Modes, Ranks, Scheme};
+
+    #[test]
+    fn the_kept_corpus_of_the_fuzz_target_is_read() {
+        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/rules");
+        let files: Vec<_> = std::fs::read_dir(corpus).unwrap().collect();
+        assert!(!files.is_empty());
+        for file in files {
+            super::fuzz::check(&std::fs::read(file.unwrap().path()).unwrap());
+        }
+    }
 
     fn parse(text: &str) -> Result<(String, Action), String> {
         let rule: LayerRule = text.parse()?;

@@ -176,7 +176,6 @@ impl BlockMatrix {
     }
 
     /// The rows `from..to`.
-    #[cfg(feature = "tract")]
     pub(crate) fn row_range(&self, from: usize, to: usize) -> Self {
         let blocks = self.format.blocks(self.cols);
         Self {

@@ -45,6 +45,10 @@ pub(crate) struct Emitter {
     taken: HashSet<String>,
     shared: Vec<(String, String)>,
     opset: i64,
+    #[cfg_attr(
+        not(feature = "tract"),
+        expect(dead_code, reason = "plans alone ask for it")
+    )]
     domains: BTreeMap<String, i64>,
     pub(crate) nodes: Vec<NodeProto>,
     pub(crate) initializers: Vec<TensorProto>,
@@ -70,6 +74,7 @@ impl Emitter {
     }
 
     /// The domains beside the standard one that the operators made so far come from, with their versions.
+    #[cfg(feature = "tract")]
     pub(crate) fn domains(&self) -> &BTreeMap<String, i64> {
         &self.domains
     }

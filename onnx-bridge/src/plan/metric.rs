@@ -12,6 +12,10 @@ pub struct Metric {
     moment: Array2<f32>,
     order: Vec<usize>,
     /// What was added to the diagonal of `C`.
+    #[cfg_attr(
+        not(feature = "tract"),
+        expect(dead_code, reason = "plans alone ask for it")
+    )]
     ridge: f64,
     /// `R` transposed: lower triangular, `C = R Rᵀ` with `R` upper triangular, in the order of `order`.
     factor: Array2<f32>,
@@ -123,6 +127,7 @@ impl Metric {
     ///
     /// # Shapes
     /// As [`Metric::energy`].
+    #[cfg(feature = "tract")]
     pub(crate) fn output_energy(&self, error: ArrayView2<'_, f32>) -> f64 {
         let own: f64 = error.iter().map(|v| f64::from(*v).powi(2)).sum();
         (self.energy(error) - self.ridge * own).max(0.0)

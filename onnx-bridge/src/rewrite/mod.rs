@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use ndarray::ArrayView2;
 use rayon::prelude::*;
 
+#[cfg(feature = "tract")]
 pub(crate) use names::names;
 pub use report::{Outcome, RewriteEntry, RewriteReport, Rewritten};
 

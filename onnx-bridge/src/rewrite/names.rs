@@ -4,9 +4,11 @@ use std::collections::HashSet;
 
 use crate::model::Model;
 use crate::proto::{GraphProto, NodeProto};
+#[cfg(feature = "tract")]
 use crate::view::GraphView;
 
 /// Every name that a graph uses, of values and of nodes, in its subgraphs too.
+#[cfg(feature = "tract")]
 pub(crate) fn names(view: &GraphView<'_>) -> HashSet<String> {
     let mut found = HashSet::new();
     collect_names(view.graph(), &mut found);
