@@ -1,5 +1,6 @@
 //! A file that gets its name when it is complete. On Linux it has none before: a run that ends early, by Ctrl-C, `kill -9` or a
-//! loss of power, leaves nothing behind. Elsewhere it has a name of its own that goes on an error.
+//! loss of power, leaves nothing behind; but where it replaces another file it has for an instant, complete, a name of its own.
+//! Elsewhere it has a name of its own that goes on an error.
 
 use std::fs::File;
 use std::io;
@@ -61,7 +62,11 @@ impl Temporary {
             (Self::Unnamed(file), Existing::Keep) => link(&file, path),
             #[cfg(target_os = "linux")]
             (Self::Unnamed(file), Existing::Replace) => {
-                // A link replaces nothing: under a name of its own first, from there by a rename.
+                // A link replaces nothing: where a file is in the way, under a name of its own first, from there by a rename.
+                match link(&file, path) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    other => return other,
+                }
                 let folder = path.parent().unwrap_or(Path::new(""));
                 let mut k = 0_u32;
                 let passing = loop {
