@@ -12,6 +12,8 @@ from threading import Thread
 
 import pytest
 
+from conftest import ROOT
+
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-extensions --hide-scrollbars"
@@ -172,6 +174,16 @@ def test_compress(tnq, tmp_path, flags):
     saved.write_text(out)
     tnq("report", saved, "-o", again)
     assert again.read_bytes() == page.read_bytes()
+
+
+def test_minilm(tnq, tmp_path):
+    """The page of a transformer: 38 weights, of which most unfold. Its result is kept, as the run takes minutes:
+
+    tnq compress ../shared/models/minilm-l6.onnx -o small.onnx --calib ../shared/data/stsb/calib.npz --target-size 8MB --report page.html --json
+    """
+    result, page = ROOT / "interop/data/minilm-8mb.json", tmp_path / "page.html"
+    tnq("report", result, "-o", page)
+    check_page(json.loads(result.read_text()), page.read_bytes(), tmp_path)
 
 
 def test_finetune(tnq, tmp_path):

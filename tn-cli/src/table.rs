@@ -60,7 +60,9 @@ pub(crate) fn figure(value: f64) -> String {
         0.0 => "0".to_owned(),
         size if size < 1e-3 => format!("{value:.2e}"),
         size if size < 1.0 => format!("{value:.4}"),
-        _ => format!("{value:.2}"),
+        size if size < 100.0 => format!("{value:.2}"),
+        size if size < 1000.0 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
     }
 }
 

@@ -424,11 +424,13 @@ fn text(report: &Report<'_>) -> String {
     let Seconds {
         read,
         compress,
+        finetune,
         write,
         verify,
         total,
         ..
     } = report.seconds;
+    let finetune = finetune.map_or_else(String::new, |s| format!(", finetune {s:.1}"));
     let verdict = match (&report.verification, &report.unverified) {
         (Some(verification), _) => verification.to_string(),
         (None, problem) => format!(
@@ -440,7 +442,7 @@ fn text(report: &Report<'_>) -> String {
     let trained = trained.map_or_else(String::new, |t| format!("{}\n", line(t)));
     format!(
         "{}\n{} -> {}: {} -> {}, {:.1} times smaller\n{trained}{}\ntook {total:.1} s: read {read:.1}, compress \
-         {compress:.1}, write {write:.1}, verify {verify:.1}\n",
+         {compress:.1}{finetune}, write {write:.1}, verify {verify:.1}\n",
         table(&header, &["bits", "before", "after"], rows),
         report.input,
         report.output,

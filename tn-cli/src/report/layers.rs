@@ -9,35 +9,48 @@ use crate::table::{bytes, figure, shape};
 /// Weights whose plots are shown at once; those of the others unfold.
 const SHOWN: usize = 8;
 
+/// The same of their bars.
+const BARS: usize = 16;
+
 /// Bars of the bytes before and after, the largest weight first.
 pub(super) fn bars(outcome: &Outcome) -> Markup {
     let mut weights: Vec<&Weight> = outcome.weights.iter().collect();
     weights.sort_by_key(|w| std::cmp::Reverse(w.bytes_before));
     let most = weights.first().map_or(1, |w| w.bytes_before.max(1)) as f64;
-    let part = |bytes: u64| format!("{:.3}%", 100.0 * (bytes as f64 / most).min(1.0));
+    let (first, others) = weights.split_at(weights.len().min(BARS));
     html! {
         figure {
             figcaption { "Bytes of each weight, the largest first: as it was (pale) and as it is (solid)." }
-            ul.bars {
-                @for weight in weights {
-                    li {
-                        span.name title=(weight.name) { (weight.name) }
-                        svg.bytes width="100%" height="16" role="img" focusable="false"
-                            aria-label=(format!("{} to {}", bytes(weight.bytes_before), bytes(weight.bytes_after)))
-                            data-name=(weight.name) data-before=(weight.bytes_before) data-after=(weight.bytes_after) {
-                            title {
-                                (weight.name) ": " (bytes(weight.bytes_before)) " to " (bytes(weight.bytes_after)) ", "
-                                (weight.format) " " (weight.details())
-                            }
-                            rect.before y="0" width=(part(weight.bytes_before)) height="16" {}
-                            rect.after y="3" width=(part(weight.bytes_after)) height="10" {}
-                        }
-                        span.value {
-                            (bytes(weight.bytes_after))
-                            " " small { (times(weight.bytes_before, weight.bytes_after)) }
-                        }
-                    }
+            ul.bars { @for weight in first { (bar(weight, most)) } }
+            @if !others.is_empty() {
+                details {
+                    summary { "The other " (others.len()) " weights" }
+                    ul.bars { @for weight in others { (bar(weight, most)) } }
                 }
+            }
+        }
+    }
+}
+
+/// The bar of one weight beside the one of `most` bytes.
+fn bar(weight: &Weight, most: f64) -> Markup {
+    let part = |bytes: u64| format!("{:.3}%", 100.0 * (bytes as f64 / most).min(1.0));
+    html! {
+        li {
+            span.name title=(weight.name) { (weight.name) }
+            svg.bytes width="100%" height="16" role="img" focusable="false"
+                aria-label=(format!("{} to {}", bytes(weight.bytes_before), bytes(weight.bytes_after)))
+                data-name=(weight.name) data-before=(weight.bytes_before) data-after=(weight.bytes_after) {
+                title {
+                    (weight.name) ": " (bytes(weight.bytes_before)) " to " (bytes(weight.bytes_after)) ", "
+                    (weight.format) " " (weight.details())
+                }
+                rect.before y="0" width=(part(weight.bytes_before)) height="16" {}
+                rect.after y="3" width=(part(weight.bytes_after)) height="10" {}
+            }
+            span.value {
+                (bytes(weight.bytes_after))
+                " " small { (times(weight.bytes_before, weight.bytes_after)) }
             }
         }
     }
@@ -66,7 +79,7 @@ pub(super) fn table(outcome: &Outcome) -> Markup {
                         th.number scope="col" { "After" }
                         th.number scope="col" { "Smaller" }
                         th.number scope="col" { "Error" }
-                        @if predicted { th.number scope="col" { "Predicted loss" } }
+                        @if predicted { th.number.wrap scope="col" { "Predicted loss" } }
                     }
                 }
                 tbody {

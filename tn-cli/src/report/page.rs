@@ -484,6 +484,8 @@ fn stays(skipped: &[Skipped]) -> Markup {
     for weight in skipped {
         reasons.entry(&weight.reason).or_default().push(weight);
     }
+    let shapes = skipped.iter().any(|w| !w.shape.is_empty());
+    let sizes = skipped.iter().any(|w| w.bytes.is_some());
     html! {
         div.scroll role="region" aria-label="Table of the weights that stay" tabindex="0" {
             table {
@@ -492,8 +494,8 @@ fn stays(skipped: &[Skipped]) -> Markup {
                     tr {
                         th scope="col" { "Why" }
                         th scope="col" { "Weight" }
-                        th.number scope="col" { "Shape" }
-                        th.number scope="col" { "Bytes" }
+                        @if shapes { th.number scope="col" { "Shape" } }
+                        @if sizes { th.number scope="col" { "Bytes" } }
                     }
                 }
                 tbody {
@@ -502,14 +504,23 @@ fn stays(skipped: &[Skipped]) -> Markup {
                             tr {
                                 @if k == 0 { td.why rowspan=(weights.len()) { (reason) } }
                                 th.name scope="row" { (weight.name) }
-                                td.number { (shape(&weight.shape)) }
-                                td.number { (weight.bytes.map(bytes).unwrap_or_default()) }
+                                @if shapes { td.number { (shape(&weight.shape)) } }
+                                @if sizes { td.number { (weight.bytes.map(bytes).unwrap_or_default()) } }
                             }
                         }
                     }
                 }
             }
         }
+    }
+}
+
+/// `12.3 s`, `32 min 23 s`.
+fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..120 => format!("{seconds:.1} s"),
+        _ => format!("{} min {} s", whole / 60, whole % 60),
     }
 }
 
@@ -523,11 +534,14 @@ fn repeat(outcome: &Outcome) -> Markup {
     fact("Version", outcome.version.clone());
     let total = outcome.seconds.get("total");
     let stages = outcome.seconds.iter().filter(|(name, _)| *name != "total");
-    let stages: Vec<String> = stages.map(|(name, s)| format!("{name} {s:.1} s")).collect();
-    fact(
-        "Time",
-        total.map(|t| format!("{t:.1} s: {}", stages.join(", "))),
-    );
+    let stages: Vec<String> = stages
+        .map(|(name, s)| format!("{name} {}", duration(*s)))
+        .collect();
+    let total = total.map(|t| match stages.len() {
+        0 | 1 => duration(*t),
+        _ => format!("{}: {}", duration(*t), stages.join(", ")),
+    });
+    fact("Time", total);
     html! {
         @match &outcome.command_line {
             Some(line) => {

@@ -229,9 +229,11 @@ impl Plot<'_> {
                     @for &tick in &self.y.ticks {
                         line.grid x1="0" x2="100%" y1=(self.at_y(tick)) y2=(self.at_y(tick)) {}
                     }
-                    @for &tick in &self.x.ticks {
+                    @for (k, &tick) in self.x.ticks.iter().enumerate() {
                         line.grid x1=(self.at_x(tick)) x2=(self.at_x(tick)) y1="0" y2=(height) {}
-                        text x=(self.at_x(tick)) y=(height + 17.0) text-anchor=(anchor(self.x.part(tick))) {
+                        // Where the page is narrow there is room for every second label.
+                        @let minor = k % 2 == 1 && self.x.ticks.len() > 4;
+                        text.minor[minor] x=(self.at_x(tick)) y=(height + 17.0) text-anchor=(anchor(self.x.part(tick))) {
                             ((self.x_label)(tick))
                         }
                     }
