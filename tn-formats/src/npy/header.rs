@@ -129,8 +129,7 @@ impl Header {
 fn parse_dtype(descr: &str) -> Result<Dtype> {
     let native = descr.replace('=', "<");
     let known = Dtype::ALL.iter().find(|(_, name, bytes)| {
-        native == *name
-            || (*bytes == 1 && native.len() == 3 && native[1..] == name[1..] && native.is_ascii())
+        native == *name || (*bytes == 1 && native.len() == 3 && native.get(1..) == name.get(1..))
     });
     known.map(|d| d.0).ok_or_else(|| {
         bad(
@@ -248,6 +247,7 @@ mod tests {
             "{'descr': '<f4', 'fortran_order': False, 'shape': (3,)} tail",
             "{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999, 9999999999)}",
             "{'descr': '<f4",
+            "{'descr': 'ģ1', 'fortran_order': False, 'shape': (3,)}",
         ] {
             assert!(Header::parse(text).is_err(), "{text}");
         }
