@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TNQ = os.environ.get("TNQ_BIN", ROOT / "target/debug/tnq")
 DIGITS = ROOT / "examples/digits"
 MODEL, CALIB, TRAIN = (DIGITS / name for name in ("model.onnx", "calib.npz", "train.npz"))
-TRAINING = ["--steps", "20", "--checkpoint", "run.safetensors"]
+TRAINING = ["--steps", "20", "--threads", "1", "--checkpoint", "run.safetensors"]
 TT = ["--format", "tt", "--ranks", "4", "--bits", "4"]
 
 # The arguments of each job, and what it keeps to go on from: a folder of finished jobs, a checkpoint, or nothing.
@@ -73,12 +73,14 @@ def check(job, kills, pick, student):
     while killed < kills:
         with Folder(student) as name:
             folder = Path(name)
-            for _ in range(min(IN_A_ROW, kills - killed)):
-                run = start(job, folder)
+            for k in range(min(IN_A_ROW, kills - killed)):
+                run, began = start(job, folder), time.monotonic()
                 try:
                     _, said = run.communicate(timeout=pick.uniform(0, 1.05 * took))
                     assert run.returncode == 0, f"{job}, after {killed} kills: {said.decode()}"
                     finished += 1
+                    # What a whole run takes now; the machine may have had more to do before.
+                    took = time.monotonic() - began if k == 0 else took
                 except subprocess.TimeoutExpired:
                     run.kill()
                     run.communicate()
@@ -95,7 +97,7 @@ def check(job, kills, pick, student):
             ends += 1
             assert written(folder) == whole, f"{job}, kill {killed}: the run that followed made other bytes"
     print(
-        f"{job}: {killed} killed within {took:.1f} s each, {finished} ended before; {kept} kills left something to go on from; "
+        f"{job}: {killed} killed at any moment of a run of {took:.1f} s, {finished} ended before; {kept} kills left something to go on from; "
         f"{ends} runs that followed ended, with the same bytes; {left} temporary files left behind",
         flush=True,
     )
