@@ -3,7 +3,7 @@
 use quant_core::{Groups, LowBitMatrix, LowBitParts, PanelMatrix};
 
 use super::find::Finder;
-use super::network::Factor;
+use super::form::Factor;
 use crate::blocks::scale_of;
 use crate::proto::NodeProto;
 use crate::recognise::{StoredArray, StoredBlocks};

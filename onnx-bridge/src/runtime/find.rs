@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use quant_core::Activation;
 
 use super::RuntimeOptions;
+use super::form::Form;
 use super::layer::{Kind, Layer};
 use super::network::Network;
 use super::op::OP;
@@ -237,17 +238,17 @@ impl<'a> Finder<'a> {
         if node.op_type() != "MatMul" || self.is_constant(node.input.first()?) {
             return None;
         }
-        let (input, mut last, mut nodes, network) = match self.train(first) {
+        let (input, mut last, mut nodes, form) = match self.train(first) {
             Some(found) => (
                 found.input,
                 found.last,
                 found.nodes,
-                Network::train(found.train, self.options.route),
+                Form::Train(Box::new(found.train)),
             ),
             None => self.factors(first)?,
         };
         let (mut bias, mut activation) = (Vec::new(), Activation::None);
-        if let Some((add, values)) = self.bias(last, network.n()) {
+        if let Some((add, values)) = self.bias(last, form.n()) {
             (bias, last) = (values, add);
             nodes.push(add);
         }
@@ -261,7 +262,7 @@ impl<'a> Finder<'a> {
             (activation, last) = (Activation::Relu, relu);
         }
         let kind = Kind::Product {
-            network,
+            network: Box::new(Network::new(form, self.options.route)),
             bias,
             activation,
         };
@@ -269,7 +270,7 @@ impl<'a> Finder<'a> {
     }
 
     /// Stored matrices one after the other.
-    fn factors(&self, first: usize) -> Option<(String, usize, Vec<usize>, Network)> {
+    fn factors(&self, first: usize) -> Option<(String, usize, Vec<usize>, Form)> {
         let input = self.graph.node[first].input.first()?.clone();
         let mut next = self.multiplied_at(first);
         let (mut factors, mut nodes, mut last) = (Vec::new(), Vec::new(), first);
@@ -282,12 +283,7 @@ impl<'a> Finder<'a> {
             last = product.last;
             next = self.multiplied(&self.graph.node[last].output[0]);
         }
-        Some((
-            input,
-            last,
-            nodes,
-            Network::factors(factors, self.options.route)?,
-        ))
+        Some((input, last, nodes, Form::factors(factors)?))
     }
 
     /// The Add of a stored vector that follows a node.

@@ -5,14 +5,15 @@ use std::sync::Mutex;
 use quant_core::{Activation, bias_activate};
 
 use super::Activations;
-use super::network::{Network, Scratch};
+use super::form::Scratch;
+use super::network::Network;
 use super::table::Table;
 
 #[derive(Debug)]
 pub(super) enum Kind {
     /// A product, a bias, an activation.
     Product {
-        network: Network,
+        network: Box<Network>,
         bias: Vec<f32>,
         activation: Activation,
     },

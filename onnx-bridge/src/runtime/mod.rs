@@ -7,6 +7,7 @@
 mod cost;
 mod factors;
 mod find;
+mod form;
 mod layer;
 mod network;
 mod op;
@@ -39,7 +40,8 @@ pub enum Activations {
 /// How a weight that stands in several factors or cores multiplies rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Route {
-    /// The cheapest of the others for each number of rows.
+    /// The quickest of the others, or the factors in `f32`, for each number of rows: where the estimates are close, they take turns on
+    /// the first batch of a size. So another run may round differently; a fixed route gives the same bits every time.
     #[default]
     Auto,
     /// One core or factor after the other, as they stand in the file.

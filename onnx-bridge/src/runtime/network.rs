@@ -1,181 +1,65 @@
-//! What multiplies rows: matrices one after the other, or a train.
+//! Which form of a weight multiplies a batch.
+//!
+//! Estimates ([`super::cost`]) rule out what is far slower; what is left takes turns on the first batch of each size, and the
+//! quickest stays. So the choice follows the machine that the model runs on.
 
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
-use quant_core::{LowBitMatrix, PanelMatrix, ProductScratch};
-
-use super::factors::turned;
-use super::train::Train;
+use super::form::{Form, Scratch};
 use super::{Activations, Route, cost};
 
-/// How much cheaper the dense matrix has to be before it is made.
+/// A form whose estimate is so many times the lowest is not tried.
+const FAR: f64 = 2.0;
+/// How much quicker a form has to be than the stored one before memory is spent on it.
 const WORTH_MAKING: f64 = 0.97;
-/// The largest batch that is tried, as a power of two.
-const MOST_ROWS: u32 = 12;
+/// Batches up to two to this power are told apart.
+const MOST_ROWS: usize = 12;
+/// Trying a form takes so many turns, fewer where they add up to more than this.
+const TURNS: usize = 7;
+const TRYING: Duration = Duration::from_millis(8);
 
-/// One factor of a product, `[n, k]`.
-#[derive(Debug)]
-pub(super) enum Factor {
-    /// Codes that stay packed.
-    LowBit(LowBitMatrix),
-    /// Codes, and a correction `x R L` beside them.
-    Corrected {
-        base: LowBitMatrix,
-        pair: Box<[LowBitMatrix; 2]>,
-    },
-    /// `f32`, where scales do not run along k.
-    Dense(PanelMatrix),
+/// A form of a weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// As the file has it.
+    Stored,
+    /// The file's factors in `f32`.
+    Unpacked,
+    /// One matrix in `f32`.
+    Dense,
 }
 
-impl Factor {
-    pub(super) fn n(&self) -> usize {
-        match self {
-            Self::LowBit(w) | Self::Corrected { base: w, .. } => w.n(),
-            Self::Dense(w) => w.n(),
-        }
-    }
-
-    pub(super) fn k(&self) -> usize {
-        match self {
-            Self::LowBit(w) | Self::Corrected { base: w, .. } => w.k(),
-            Self::Dense(w) => w.k(),
-        }
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        match self {
-            Self::LowBit(w) => w.bytes(),
-            Self::Corrected { base, pair } => {
-                base.bytes() + pair.iter().map(LowBitMatrix::bytes).sum::<usize>()
-            }
-            Self::Dense(w) => w.bytes(),
-        }
-    }
-
-    fn cost(&self, rows: usize) -> f64 {
-        let packed = |w: &LowBitMatrix| cost::packed(rows, w.k(), w.n(), w.bits());
-        match self {
-            Self::LowBit(w) => packed(w),
-            Self::Corrected { base, pair } => packed(base) + pair.iter().map(packed).sum::<f64>(),
-            Self::Dense(w) => cost::right(rows, w.k(), w.n()),
-        }
-    }
-
-    /// Rows of `x` to rows of `out`.
-    pub(super) fn multiply(
-        &self,
-        x: &[f32],
-        out: &mut [f32],
-        activations: Activations,
-        scratch: &mut Scratch,
-    ) -> quant_core::Result<()> {
-        let Scratch { product, aside, .. } = scratch;
-        let low_bit =
-            |w: &LowBitMatrix, x: &[f32], out: &mut [f32], product: &mut _| match activations {
-                Activations::F32 => w.matmul(x, out, product),
-                Activations::Int8 => w.matmul_int8(x, out, product),
-            };
-        match self {
-            Self::LowBit(w) => low_bit(w, x, out, product),
-            Self::Dense(w) => w.matmul(x, out, product),
-            Self::Corrected { base, pair } => {
-                let [inner, outer] = &**pair;
-                low_bit(base, x, out, product)?;
-                let rows = out.len().checked_div(base.n()).unwrap_or(0);
-                let [narrow, wide] = aside;
-                narrow.resize(rows * inner.n(), 0.0);
-                wide.resize(out.len(), 0.0);
-                low_bit(inner, x, narrow, product)?;
-                low_bit(outer, narrow, wide, product)?;
-                out.iter_mut().zip(&*wide).for_each(|(o, w)| *o += w);
-                Ok(())
-            }
-        }
-    }
-}
-
-/// Buffers of a run, kept for the next.
-#[derive(Debug, Default)]
-pub(super) struct Scratch {
-    pub(super) product: ProductScratch,
-    pub(super) between: [Vec<f32>; 2],
-    aside: [Vec<f32>; 2],
-}
-
-#[derive(Debug)]
-enum Form {
-    /// `x B_1 B_2 ..`.
-    Factors(Vec<Factor>),
-    Train(Box<Train>),
-}
-
-impl Form {
-    /// Cycles for so many rows.
-    fn cost(&self, rows: usize) -> f64 {
-        match self {
-            // One matrix is as dense as it gets.
-            Self::Factors(factors) if factors.len() < 2 => 0.0,
-            Self::Factors(factors) => factors.iter().map(|f| f.cost(rows)).sum(),
-            Self::Train(train) => train.cost(rows),
-        }
-    }
-}
-
-/// A weight in the form that the file has, and dense where that is cheaper for a batch.
+/// A weight in the form that the file has, and in others where those are quicker for a batch.
 #[derive(Debug)]
 pub(super) struct Network {
-    form: Form,
-    k: usize,
-    n: usize,
-    /// The fewest rows that are cheaper with the dense matrix, as all larger batches are.
-    dense_from: usize,
-    /// Made when a batch first needs it.
-    dense: OnceLock<Option<PanelMatrix>>,
+    stored: Form,
+    route: Route,
+    unpacked: OnceLock<Form>,
+    dense: OnceLock<Form>,
+    /// By the power of two that the rows are rounded up to.
+    taken: [OnceLock<Way>; MOST_ROWS + 1],
 }
 
 impl Network {
-    /// Factors one after the other; none where they do not fit each other or there are none.
-    pub(super) fn factors(factors: Vec<Factor>, route: Route) -> Option<Self> {
-        let (k, n) = (factors.first()?.k(), factors.last()?.n());
-        let fits = factors.windows(2).all(|w| w[0].n() == w[1].k());
-        fits.then(|| Self::new(Form::Factors(factors), [k, n], route))
-    }
-
-    pub(super) fn train(train: Train, route: Route) -> Self {
-        let (k, n) = (train.k(), train.n());
-        Self::new(Form::Train(Box::new(train)), [k, n], route)
-    }
-
-    fn new(form: Form, [k, n]: [usize; 2], route: Route) -> Self {
-        let is_cheaper = |rows: usize| cost::right(rows, k, n) < WORTH_MAKING * form.cost(rows);
-        let batches = (0..=MOST_ROWS).rev().map(|power| 1 << power);
+    pub(super) fn new(stored: Form, route: Route) -> Self {
         Self {
-            dense_from: match route {
-                Route::Dense => 0,
-                Route::Cores | Route::Merged => usize::MAX,
-                Route::Auto => batches
-                    .take_while(|&rows| is_cheaper(rows))
-                    .last()
-                    .unwrap_or(usize::MAX),
-            },
-            form,
-            k,
-            n,
+            stored,
+            route,
+            unpacked: OnceLock::new(),
             dense: OnceLock::new(),
+            taken: Default::default(),
         }
     }
 
     /// Elements of a row of the result.
     pub(super) fn n(&self) -> usize {
-        self.n
+        self.stored.n()
     }
 
     /// Bytes of the form that the file has.
     pub(super) fn bytes(&self) -> usize {
-        match &self.form {
-            Form::Factors(factors) => factors.iter().map(Factor::bytes).sum(),
-            Form::Train(train) => train.bytes(),
-        }
+        self.stored.bytes()
     }
 
     /// Rows of `x` to rows of `out`.
@@ -186,66 +70,122 @@ impl Network {
         activations: Activations,
         scratch: &mut Scratch,
     ) -> quant_core::Result<()> {
-        let rows = x.len().checked_div(self.k).unwrap_or(0);
-        // The integer units are faster than anything in f32.
-        let packed = matches!(self.form, Form::Factors(_)) && activations == Activations::Int8;
-        if rows >= self.dense_from && !(packed && self.dense_from > 0) {
-            let dense = self.dense.get_or_init(|| self.made_dense(scratch).ok());
-            if let Some(dense) = dense {
-                return dense.matmul(x, out, &mut scratch.product);
+        let is_packed = matches!(self.stored, Form::Factors(_));
+        let way = match self.route {
+            Route::Cores | Route::Merged => Way::Stored,
+            Route::Dense => Way::Dense,
+            // One matrix is as dense as it gets, and the integer units are faster than anything in `f32`.
+            Route::Auto if self.stored.is_one() => Way::Stored,
+            Route::Auto if is_packed && activations == Activations::Int8 => Way::Stored,
+            Route::Auto => {
+                let rows = x.len().checked_div(self.stored.k()).unwrap_or(0);
+                let size = rows.next_power_of_two().ilog2() as usize;
+                let taken = &self.taken[size.min(MOST_ROWS)];
+                match taken.get() {
+                    Some(way) => *way,
+                    None => {
+                        let way = self.quickest(rows, x, out, scratch)?;
+                        *taken.get_or_init(|| way)
+                    }
+                }
             }
-        }
-        self.run_form(x, out, activations, scratch)
+        };
+        self.form(way, scratch)?.run(x, out, activations, scratch)
     }
 
-    fn run_form(
+    /// Where a form is kept; the stored one is not made.
+    fn cell(&self, way: Way) -> Option<&OnceLock<Form>> {
+        match way {
+            Way::Stored => None,
+            Way::Unpacked => Some(&self.unpacked),
+            Way::Dense => Some(&self.dense),
+        }
+    }
+
+    fn form(&self, way: Way, scratch: &mut Scratch) -> quant_core::Result<&Form> {
+        let Some(cell) = self.cell(way) else {
+            return Ok(&self.stored);
+        };
+        if let Some(form) = cell.get() {
+            return Ok(form);
+        }
+        let made = self.made(way, scratch)?;
+        Ok(cell.get_or_init(|| made))
+    }
+
+    fn made(&self, way: Way, scratch: &mut Scratch) -> quant_core::Result<Form> {
+        match way {
+            Way::Unpacked => self.stored.unpacked(scratch),
+            Way::Stored | Way::Dense => self.stored.dense(scratch),
+        }
+    }
+
+    /// The ways that may be the quickest for so many rows, by their estimates, the stored one among them or not.
+    fn near(&self, rows: usize) -> Vec<Way> {
+        let (k, n) = (self.stored.k(), self.stored.n());
+        let estimates = [
+            (Way::Stored, Some(self.stored.cost(rows))),
+            (Way::Unpacked, self.stored.unpacked_cost(rows)),
+            (Way::Dense, Some(cost::right(rows, k, n))),
+        ];
+        let known = estimates.into_iter().filter_map(|(w, c)| Some((w, c?)));
+        let known: Vec<(Way, f64)> = known.collect();
+        let least = known.iter().map(|(_, c)| *c).fold(f64::INFINITY, f64::min);
+        let near = known.into_iter().filter(|(_, c)| *c <= FAR * least);
+        near.map(|(way, _)| way).collect()
+    }
+
+    /// The quickest way for these rows; a form that is not is dropped again.
+    fn quickest(
         &self,
+        rows: usize,
         x: &[f32],
         out: &mut [f32],
-        activations: Activations,
         scratch: &mut Scratch,
-    ) -> quant_core::Result<()> {
-        let (last, inner) = match &self.form {
-            Form::Train(train) => {
-                return train.run(x, out, &mut scratch.between, &mut scratch.product);
-            }
-            Form::Factors(factors) => match factors.split_last() {
-                Some(split) => split,
-                None => return Ok(()),
-            },
+    ) -> quant_core::Result<Way> {
+        let ways = match self.near(rows).as_slice() {
+            [only] => return Ok(*only),
+            several => several.to_vec(),
         };
-        let rows = x.len().checked_div(self.k).unwrap_or(0);
-        let [mut state, mut next] = std::mem::take(&mut scratch.between);
-        let mut from_input = true;
-        for factor in inner {
-            next.resize(rows * factor.n(), 0.0);
-            let input = if from_input { x } else { &state };
-            factor.multiply(input, &mut next, activations, scratch)?;
-            std::mem::swap(&mut state, &mut next);
-            from_input = false;
-        }
-        let input = if from_input { x } else { &state };
-        last.multiply(input, out, activations, scratch)?;
-        scratch.between = [state, next];
-        Ok(())
-    }
-
-    /// The matrix itself: what the rows of the identity become.
-    fn made_dense(&self, scratch: &mut Scratch) -> quant_core::Result<PanelMatrix> {
-        /// Rows at a time.
-        const STEP: usize = 64;
-        let (k, n) = (self.k, self.n);
-        let mut matrix = vec![0.0; k * n];
-        let mut rows = vec![0.0; STEP.min(k) * k];
-        for (part, out) in matrix.chunks_mut((STEP * n).max(1)).enumerate() {
-            let count = out.len() / n.max(1);
-            let rows = &mut rows[..count * k];
-            rows.fill(0.0);
-            for (i, row) in rows.chunks_mut(k).enumerate() {
-                row[part * STEP + i] = 1.0;
+        let mut made = Vec::new();
+        for &way in &ways {
+            if self.cell(way).is_some_and(|cell| cell.get().is_none()) {
+                made.push((way, self.made(way, scratch)?));
             }
-            self.run_form(rows, out, Activations::F32, scratch)?;
         }
-        PanelMatrix::new(&turned(&matrix, n), [n, k])
+        let mut times = vec![Duration::MAX; ways.len()];
+        let start = Instant::now();
+        for _ in 0..TURNS {
+            for (&way, least) in ways.iter().zip(&mut times) {
+                let form = match made.iter().find(|(w, _)| *w == way) {
+                    Some((_, form)) => form,
+                    None => self.form(way, scratch)?,
+                };
+                // Warm: what ran before took the caches.
+                form.run(x, out, Activations::F32, scratch)?;
+                let begin = Instant::now();
+                form.run(x, out, Activations::F32, scratch)?;
+                *least = begin.elapsed().min(*least);
+            }
+            if start.elapsed() > TRYING {
+                break;
+            }
+        }
+        let weighed = ways.iter().zip(&times).map(|(&way, time)| {
+            let worth = if way == Way::Stored {
+                WORTH_MAKING
+            } else {
+                1.0
+            };
+            (way, time.as_secs_f64() * worth)
+        });
+        let quickest = weighed.min_by(|a, b| a.1.total_cmp(&b.1));
+        let quickest = quickest.map_or(Way::Stored, |(way, _)| way);
+        for (way, form) in made.into_iter().filter(|(way, _)| *way == quickest) {
+            if let Some(cell) = self.cell(way) {
+                cell.get_or_init(|| form);
+            }
+        }
+        Ok(quickest)
     }
 }

@@ -1,7 +1,7 @@
 //! Tables of few levels whose rows are unpacked when they are looked up.
 
 use super::Activations;
-use super::network::{Factor, Scratch};
+use super::form::{Factor, Scratch};
 use crate::blocks::{Levels, Word, scale_of};
 use crate::recognise::StoredBlocks;
 

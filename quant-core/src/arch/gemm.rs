@@ -184,9 +184,6 @@ fn step<S: Simd, const R: usize, const H: usize>(
     sums: &mut [[[S::F; H]; R]; 4],
 ) {
     let chains = chains(R);
-    if R == 1 && H == 2 && stride == PANEL && width == PANEL {
-        return one_row::<S, R, H>(s, a.as_flattened(), b, sums);
-    }
     let rows = b.chunks(stride.max(1));
     if chains == 1 {
         for (a, row) in a.iter().zip(rows) {
@@ -225,31 +222,78 @@ fn step<S: Simd, const R: usize, const H: usize>(
     }
 }
 
-/// [`step`] for one row and a whole panel whose rows follow each other.
-#[inline(always)]
-fn one_row<S: Simd, const R: usize, const H: usize>(
-    s: S,
-    a: &[f32],
-    b: &[f32],
-    sums: &mut [[[S::F; H]; R]; 4],
-) {
-    let (rows, _) = b.as_chunks::<PANEL>();
-    let (groups, rest) = a.as_chunks::<4>();
-    let (row_groups, row_rest) = rows.as_chunks::<4>();
-    for (group, rows) in groups.iter().zip(row_groups) {
-        for k in 0..4 {
-            let x = s.splat(group[k]);
-            let (vectors, _) = rows[k].as_chunks::<LANES>();
-            for h in 0..H {
-                sums[k][0][h] = s.fma(x, s.load(&vectors[h]), sums[k][0][h]);
+/// [`DenseTile`] for rows as they are, not interleaved, and a whole panel whose rows follow each other.
+#[derive(Debug)]
+pub(crate) struct RowTile<'a> {
+    /// Row r starts at `r * a_stride` and is as long as the panel has rows.
+    pub(crate) a: &'a [f32],
+    pub(crate) a_stride: usize,
+    /// 1 to `Isa::tile_rows`.
+    pub(crate) rows: usize,
+    /// `[k][PANEL]`.
+    pub(crate) b: &'a [[f32; PANEL]],
+    /// How many columns are stored, 1 to [`PANEL`].
+    pub(crate) columns: usize,
+    pub(crate) out: &'a mut [f32],
+    pub(crate) out_stride: usize,
+    pub(crate) start: Start,
+}
+
+impl Kernel for RowTile<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S) {
+        if S::VECTORS == 2 {
+            by_rows!(self.rows, whole_rows::<S, _, 2>(s, &mut self, 0));
+        } else {
+            for vector in 0..self.columns.div_ceil(LANES) {
+                by_rows!(self.rows, whole_rows::<S, _, 1>(s, &mut self, vector));
             }
         }
     }
-    for (a, row) in rest.iter().zip(row_rest) {
-        let (x, (vectors, _)) = (s.splat(*a), row.as_chunks::<LANES>());
-        for h in 0..H {
-            sums[0][0][h] = s.fma(x, s.load(&vectors[h]), sums[0][0][h]);
+}
+
+#[inline(always)]
+fn whole_rows<S: Simd, const R: usize, const H: usize>(s: S, t: &mut RowTile<'_>, vector: usize) {
+    let mut rows: [(&[[f32; LANES]], &[f32]); R] = [(&[], &[]); R];
+    for (r, row) in rows.iter_mut().enumerate() {
+        *row = t.a[r * t.a_stride..][..t.b.len()].as_chunks();
+    }
+    let (groups, rest) = t.b.as_chunks::<LANES>();
+    let mut sums = [[[s.splat(0.0); H]; R]; 4];
+    for (at, group) in groups.iter().enumerate() {
+        let mut a: [&[f32; LANES]; R] = [&[0.0; LANES]; R];
+        for (a, (chunks, _)) in a.iter_mut().zip(&rows) {
+            *a = &chunks[at];
         }
+        for (k, row) in group.iter().enumerate() {
+            let (vectors, _) = row.as_chunks::<LANES>();
+            for r in 0..R {
+                let x = s.splat(a[r][k]);
+                for h in 0..H {
+                    let sum = &mut sums[k % chains(R)][r][h];
+                    *sum = s.fma(x, s.load(&vectors[vector + h]), *sum);
+                }
+            }
+        }
+    }
+    for (k, row) in rest.iter().enumerate() {
+        let (vectors, _) = row.as_chunks::<LANES>();
+        for r in 0..R {
+            let x = s.splat(rows[r].1[k]);
+            for h in 0..H {
+                sums[0][r][h] = s.fma(x, s.load(&vectors[vector + h]), sums[0][r][h]);
+            }
+        }
+    }
+    let first = vector * LANES;
+    let width = (t.columns - first.min(t.columns)).min(H * LANES);
+    for r in 0..R {
+        let mut values = [s.splat(0.0); H];
+        for (h, value) in values.iter_mut().enumerate() {
+            *value = join::<S, R, H>(s, &sums, r, h);
+        }
+        let from = r * t.out_stride + first;
+        store_row::<S, H>(s, values, &mut t.out[from..from + width], t.start);
     }
 }
 

@@ -3,13 +3,17 @@
 use super::product::row_count;
 use super::{ProductScratch, rows};
 use crate::arch::Isa;
-use crate::arch::gemm::{DenseTile, PANEL, Start};
+use crate::arch::gemm::{DenseTile, PANEL, RowTile, Start};
 use crate::arch::simd::{self, LANES, Lanes};
 use crate::error::{Result, check_len};
 use crate::groups::element_count;
 
 /// Elements of k that a panel goes through before the next rows come.
 const DEPTH: usize = 1024;
+/// The most panels for which rows are read where they are.
+const DIRECT: usize = 8;
+/// The most rows of a tile that reads them so.
+const DIRECT_ROWS: usize = 11;
 
 /// A weight `[n, k]` in panels of columns.
 ///
@@ -90,32 +94,53 @@ impl PanelMatrix {
             out.fill(0.0);
             return Ok(());
         }
-        let most = isa.tile_rows();
-        let a = if m == 1 {
-            x
-        } else {
-            rows::interleave(x, [m, k], most, &mut scratch.rows);
-            &scratch.rows
+        // Rows that few panels read are read where they are; else one copy serves all panels.
+        let direct = m == 1 || n.div_ceil(PANEL) <= DIRECT;
+        let most = match isa.tile_rows() {
+            most if direct => most.min(DIRECT_ROWS),
+            most => {
+                rows::interleave(x, [m, k], most, &mut scratch.rows);
+                most
+            }
         };
         for (p, panel) in self.panels.chunks(2 * k).enumerate() {
             for from in (0..k).step_by(DEPTH) {
                 let depth = DEPTH.min(k - from);
+                let b = simd::flat(&panel[2 * from..2 * (from + depth)]);
+                let columns = PANEL.min(n - p * PANEL);
+                let start = match from {
+                    0 => Start::Zero,
+                    _ => Start::Output,
+                };
                 for (first, rows) in rows::tiles(m, most) {
-                    let tile = DenseTile {
-                        a: &a[first * k + from * rows..][..rows * depth],
-                        rows,
-                        b: simd::flat(&panel[2 * from..2 * (from + depth)]),
-                        b_stride: PANEL,
-                        columns: PANEL.min(n - p * PANEL),
-                        out: &mut out[first * n + p * PANEL..],
-                        out_stride: n,
-                        start: if from == 0 {
-                            Start::Zero
-                        } else {
-                            Start::Output
-                        },
-                    };
-                    simd::run(isa, tile);
+                    let out = &mut out[first * n + p * PANEL..];
+                    if direct {
+                        let a = &x[first * k + from..];
+                        let tile = RowTile {
+                            a,
+                            a_stride: k,
+                            rows,
+                            b: b.as_chunks().0,
+                            columns,
+                            out,
+                            out_stride: n,
+                            start,
+                        };
+                        simd::run(isa, tile);
+                    } else {
+                        let a = &scratch.rows[first * k + from * rows..][..rows * depth];
+                        let tile = DenseTile {
+                            a,
+                            rows,
+                            b,
+                            b_stride: PANEL,
+                            columns,
+                            out,
+                            out_stride: n,
+                            start,
+                        };
+                        simd::run(isa, tile);
+                    }
                 }
             }
         }

@@ -21,9 +21,14 @@ pub(super) fn interleave(x: &[f32], [m, k]: [usize; 2], most: usize, out: &mut V
         let x = &x[first * k..][..rows * k];
         match rows {
             1 => tile.copy_from_slice(x),
-            12 => interleave_rows::<12>(x, k, tile),
-            6 => interleave_rows::<6>(x, k, tile),
             4 => interleave_rows::<4>(x, k, tile),
+            5 => interleave_rows::<5>(x, k, tile),
+            6 => interleave_rows::<6>(x, k, tile),
+            8 => interleave_rows::<8>(x, k, tile),
+            9 => interleave_rows::<9>(x, k, tile),
+            10 => interleave_rows::<10>(x, k, tile),
+            11 => interleave_rows::<11>(x, k, tile),
+            12 => interleave_rows::<12>(x, k, tile),
             _ => {
                 for (r, row) in x.chunks(k.max(1)).enumerate() {
                     for (v, o) in row.iter().zip(tile.iter_mut().skip(r).step_by(rows)) {
