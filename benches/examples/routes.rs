@@ -6,7 +6,7 @@
 //! ```
 //!
 //! `chain` is the plain file in tract, `cores`, `merged` and `dense` are the fused operator on a fixed route, `tract` is the
-//! original layer in tract. All of a row take turns in one run, each twice of which the second counts; times are medians in
+//! original layer in tract. All of a row take turns in one run, each four times of which the last counts; times are medians in
 //! milliseconds. `auto` is the runtime's choice, and the last column its median over that of the fastest other.
 #![allow(clippy::print_stdout, reason = "an example shows its result")]
 
@@ -26,6 +26,8 @@ const BATCHES: [usize; 6] = [1, 4, 16, 64, 128, 512];
 /// Measuring takes so long for each row of the table, but at least [`ROUNDS`] rounds.
 const TIME: Duration = Duration::from_millis(2000);
 const ROUNDS: usize = 7;
+/// Runs before the one that counts, in each turn.
+const WARM: usize = 3;
 
 fn forms() -> Vec<(String, Spec)> {
     let spec = |format, layout, rank| Spec {
@@ -88,7 +90,9 @@ fn medians(ways: &[Way]) -> Result<Vec<f64>, Problem> {
     while start.elapsed() < TIME || times[0].len() < ROUNDS {
         for ((_, way), times) in ways.iter().zip(&mut times) {
             // Warm: what ran before took the caches.
-            way()?;
+            for _ in 0..WARM {
+                way()?;
+            }
             let begin = Instant::now();
             way()?;
             times.push(begin.elapsed().as_secs_f64() * 1e3);

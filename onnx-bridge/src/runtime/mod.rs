@@ -11,6 +11,7 @@ mod form;
 mod layer;
 mod network;
 mod op;
+mod order;
 mod table;
 mod train;
 mod trains;
