@@ -12,13 +12,6 @@ pub(crate) fn give_back() {
     let _ = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, THRESHOLD) };
 }
 
-/// Gives back the holes that small arrays left in the heaps: worth it where a stage of a long command is done.
-pub(crate) fn trim() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: `malloc_trim` takes a number of bytes to leave at the top of the heap and gives back pages that nothing is stored in.
-    let _ = unsafe { libc::malloc_trim(0) };
-}
-
 /// Bytes.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const THRESHOLD: libc::c_int = 256 << 10;

@@ -20,7 +20,6 @@ use crate::encoded::{Encoded, Storage};
 use crate::error::CliError;
 use crate::goals::{Engine, FolderStore, GoalArgs};
 use crate::job::{existing, not_the_input, use_threads};
-use crate::memory;
 use crate::model::{read_dataset, read_model};
 use crate::output::OutputFile;
 use crate::progress::Progress;
@@ -137,12 +136,7 @@ fn solve<'a>(
         runs_on: asked.unwrap_or_default(),
         allow: &allow,
         store: &store,
-        progress: &|_, done, total| {
-            stage.step();
-            if done == total {
-                memory::trim();
-            }
-        },
+        progress: &|_, _, _| stage.step(),
     };
     let planned = match &plan {
         Some(plan) => replay(model, &session, plan),
