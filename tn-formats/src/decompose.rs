@@ -1,16 +1,17 @@
 //! TT-SVD.
 
-use ndarray::{Array2, CowArray, Ix2};
+use ndarray::{Array2, CowArray};
 
 use crate::error::{Error, Result};
-use crate::range::{Keep, dominant_range};
-use crate::scalar::{Real, norm_sq};
+use crate::range::{Keep, dominant_range, dominant_range_woven};
+use crate::reorder::Unfolding;
+use crate::scalar::Real;
 use crate::train::{TensorTrain, TtCore};
 use crate::truncation::{BondCertificate, Certificate, Truncation};
 
 /// TT-SVD from the first unfolding `n_1 x (n_2 .. n_d)`, left to right.
 pub(crate) fn tt_svd<T: Real>(
-    unfolding: CowArray<'_, T, Ix2>,
+    unfolding: Unfolding<'_, T>,
     modes: &[usize],
     truncation: &Truncation,
 ) -> Result<(TensorTrain<T>, Certificate)> {
@@ -21,7 +22,7 @@ pub(crate) fn tt_svd<T: Real>(
     let bonds = modes.len() - 1;
     let caps = truncation.caps(bonds)?;
     let epsilon = truncation.epsilon()?;
-    let total_sq = norm_sq(unfolding.view());
+    let total_sq = unfolding.norm_sq();
     if !total_sq.is_finite() {
         return Err(Error::NotFinite {
             what: "array to decompose",
@@ -31,7 +32,7 @@ pub(crate) fn tt_svd<T: Real>(
     let rounding_sq = 4.0 * (modes.len() as f64) * T::UNIT_ROUNDOFF.powi(2);
     let allowed_sq = ((epsilon * epsilon - rounding_sq) * total_sq).max(0.0);
 
-    let longest = unfolding.nrows().max(unfolding.ncols());
+    let longest = unfolding.dim().0.max(unfolding.dim().1);
     let mut spent_sq = 0.0;
     let mut certificate = Vec::with_capacity(bonds);
     let mut cores = Vec::with_capacity(modes.len());
@@ -40,14 +41,14 @@ pub(crate) fn tt_svd<T: Real>(
     for (k, &mode) in modes[..bonds].iter().enumerate() {
         let tail_sq = (allowed_sq - spent_sq).max(0.0) / (bonds - k) as f64;
         let left_sq = total_sq - spent_sq;
-        let range = dominant_range(
-            rest.view(),
-            left_sq,
-            Keep {
-                cap: caps[k],
-                tail_sq,
-            },
-        )?;
+        let keep = Keep {
+            cap: caps[k],
+            tail_sq,
+        };
+        let range = match rest {
+            Unfolding::Plain(rest) => dominant_range(rest, left_sq, keep)?,
+            Unfolding::Woven(rest) => dominant_range_woven(&rest, left_sq, keep)?,
+        };
         spent_sq += range.tail_sq;
         let next = range.q.ncols();
         certificate.push(BondCertificate {
@@ -56,10 +57,15 @@ pub(crate) fn tt_svd<T: Real>(
         });
         cores.push(TtCore::from_unfolding(range.q, rank, mode, next));
         rank = next;
-        rest = CowArray::from(regroup(range.b, modes[k + 1]));
+        rest = Unfolding::Plain(CowArray::from(regroup(range.b, modes[k + 1])));
     }
     let last = modes[bonds];
-    cores.push(TtCore::from_unfolding(rest.into_owned(), rank, last, 1));
+    cores.push(TtCore::from_unfolding(
+        rest.plain().into_owned(),
+        rank,
+        last,
+        1,
+    ));
     let certificate = Certificate::new::<T>(total_sq.sqrt(), epsilon, longest, certificate);
     Ok((TensorTrain::from_parts(cores), certificate))
 }

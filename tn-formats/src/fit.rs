@@ -108,7 +108,7 @@ impl<T: Real> TtMatrix<T> {
         }
         let modes = self.modes();
         let flatten = |m: ArrayView2<'_, f64>| {
-            let flat = unfold(m, modes).as_standard_layout().into_owned();
+            let flat = unfold(m, modes).plain().as_standard_layout().into_owned();
             flat.into_shape_with_order((1, rows * cols))
                 .expect("same number of elements")
         };

@@ -38,6 +38,10 @@ pub trait Backend: sealed::Sealed + Sized {
     #[doc(hidden)]
     fn raw_qr(a: ArrayView2<'_, Self>) -> (Array2<Self>, Array2<Self>);
 
+    /// `a` rounded to this type; `a` itself where it is of this type.
+    #[doc(hidden)]
+    fn rounded(a: Array2<f64>) -> Array2<Self>;
+
     #[doc(hidden)]
     fn raw_svd(a: ArrayView2<'_, Self>) -> Option<(Array2<Self>, Array1<Self>, Array2<Self>)>;
 }
@@ -51,8 +55,12 @@ pub enum Write {
 }
 
 macro_rules! impl_backend {
-    ($($t:ty),*) => {
+    ($($t:ty: $rounded:expr),*) => {
         $(impl Backend for $t {
+            fn rounded(a: Array2<f64>) -> Array2<Self> {
+                $rounded(a)
+            }
+
             fn raw_gemm(
         threads: Threads,
         alpha: Self,
@@ -79,7 +87,7 @@ macro_rules! impl_backend {
     };
 }
 
-impl_backend!(f32, f64);
+impl_backend!(f32: |a: Array2<f64>| a.mapv(|x| x as f32), f64: std::convert::identity);
 
 /// Products with fewer multiply-adds than this stay on the calling thread.
 const PARALLEL_FROM: usize = 1 << 18;
@@ -381,6 +389,15 @@ pub(crate) fn cholesky(a: ArrayView2<'_, f64>) -> Result<Array2<f64>> {
     Ok(Array2::from_shape_fn((n, n), |(i, j)| {
         if j <= i { l[(i, j)] } else { 0.0 }
     }))
+}
+
+/// The inverse of a lower-triangular matrix.
+pub(crate) fn lower_inverse(l: ArrayView2<'_, f64>) -> Array2<f64> {
+    let n = l.nrows();
+    let l = Dense::new(l);
+    let mut x: Mat<f64> = Mat::identity(n, n);
+    solve_lower_triangular_in_place(l.mat(), x.as_mut(), parallelism(n, n, n / 4));
+    to_array(x.as_ref())
 }
 
 /// Solves `l lᵀ x = b` given the lower-triangular `l`.
