@@ -11,8 +11,9 @@ use super::{Activations, Route, cost};
 
 /// A form whose estimate is so many times the lowest is not tried.
 const FAR: f64 = 2.0;
-/// How much quicker a form has to be than the stored one before memory is spent on it.
+/// What part of the stored form's time the dense matrix may take to be made, and unpacked factors.
 const WORTH_MAKING: f64 = 0.97;
+const WORTH_UNPACKING: f64 = 0.85;
 /// Batches up to two to this power are told apart.
 const MOST_ROWS: usize = 12;
 /// Trying a form takes so many turns, fewer where they add up to more than this.
@@ -172,12 +173,12 @@ impl Network {
             }
         }
         let weighed = ways.iter().zip(&times).map(|(&way, time)| {
-            let worth = if way == Way::Stored {
-                WORTH_MAKING
-            } else {
-                1.0
+            let worth = match way {
+                Way::Stored => 1.0,
+                Way::Unpacked => WORTH_UNPACKING,
+                Way::Dense => WORTH_MAKING,
             };
-            (way, time.as_secs_f64() * worth)
+            (way, time.as_secs_f64() / worth)
         });
         let quickest = weighed.min_by(|a, b| a.1.total_cmp(&b.1));
         let quickest = quickest.map_or(Way::Stored, |(way, _)| way);
