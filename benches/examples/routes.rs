@@ -6,7 +6,7 @@
 //! ```
 //!
 //! `chain` is the plain file in tract, `cores`, `merged` and `dense` are the fused operator on a fixed route, `tract` is the
-//! original layer in tract. All of a row take turns in one run, each four times of which the last counts; times are medians in
+//! original layer in tract. All of a row take turns in one run, in an order that changes, each several times of which the last counts; times are medians in
 //! milliseconds. `auto` is the runtime's choice, and the last column its median over that of the fastest other.
 #![allow(clippy::print_stdout, reason = "an example shows its result")]
 
@@ -26,8 +26,9 @@ const BATCHES: [usize; 6] = [1, 4, 16, 64, 128, 512];
 /// Measuring takes so long for each row of the table, but at least [`ROUNDS`] rounds.
 const TIME: Duration = Duration::from_millis(2000);
 const ROUNDS: usize = 7;
-/// Runs before the one that counts, in each turn.
-const WARM: usize = 3;
+/// Runs before the one that counts in each turn, at least, and their time together, at least.
+const WARM: usize = 2;
+const WARM_TIME: Duration = Duration::from_millis(1);
 
 fn forms() -> Vec<(String, Spec)> {
     let spec = |format, layout, rank| Spec {
@@ -86,16 +87,29 @@ fn medians(ways: &[Way]) -> Result<Vec<f64>, Problem> {
         way()?;
     }
     let mut times = vec![Vec::new(); ways.len()];
+    let mut order: Vec<usize> = (0..ways.len()).collect();
+    let mut random = 1u64;
     let start = Instant::now();
     while start.elapsed() < TIME || times[0].len() < ROUNDS {
-        for ((_, way), times) in ways.iter().zip(&mut times) {
-            // Warm: what ran before took the caches.
-            for _ in 0..WARM {
+        // What ran before takes the caches: nobody always follows the same.
+        for last in (1..order.len()).rev() {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            order.swap(last, (random >> 33) as usize % (last + 1));
+        }
+        for &at in &order {
+            let (_, way) = &ways[at];
+            let warm = Instant::now();
+            for run in 0.. {
+                if run >= WARM && warm.elapsed() > WARM_TIME {
+                    break;
+                }
                 way()?;
             }
             let begin = Instant::now();
             way()?;
-            times.push(begin.elapsed().as_secs_f64() * 1e3);
+            times[at].push(begin.elapsed().as_secs_f64() * 1e3);
         }
     }
     let median = |times: &mut Vec<f64>| {
