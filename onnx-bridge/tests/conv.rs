@@ -448,7 +448,7 @@ fn training_brings_kernels_to_their_teacher() {
             &teacher,
             &student,
             &data,
-            &config(150),
+            &config(400),
             &Start::default(),
             &mut Silent,
         )
