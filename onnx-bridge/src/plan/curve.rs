@@ -111,12 +111,13 @@ impl Curve {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    fn curve(points: &[(u64, f64)]) -> Curve {
+    /// A curve of bytes and losses.
+    pub(in crate::plan) fn curve(points: &[(u64, f64)]) -> Curve {
         Curve::new(points.iter().map(|&(b, l)| Point::new(b, l, 0.0)).collect())
     }
 

@@ -89,10 +89,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn curve(points: &[(u64, f64)]) -> Curve {
-        Curve::new(points.iter().map(|&(b, l)| Point::new(b, l, 0.0)).collect())
-    }
+    use crate::plan::curve::tests::curve;
 
     #[test]
     fn a_window_is_searched_in_the_order_of_loss() {
