@@ -123,6 +123,7 @@ def check_page(result, page, folder):
     bars = {bar["data-name"]: (int(bar["data-before"]), int(bar["data-after"])) for bar in marks.of("bytes")}
     assert bars == {w["name"]: (w["bytes_before"], w["bytes_after"]) for w in result["weights"]}
     for weight in result["weights"]:
+        assert all(text in dom.replace("<wbr>", "") for text in [weight["nodes"][0], weight["name"]])
         if "error_histogram" in weight:
             found = marks.of("bar", weight["name"])
             counts, edges = weight["error_histogram"]["counts"], weight["error_histogram"]["edges"]

@@ -48,6 +48,7 @@ struct Report<'a> {
 #[derive(Debug, Serialize)]
 struct Weight<'a> {
     name: &'a str,
+    nodes: &'a [String],
     op: String,
     shape: &'a [usize],
     format: &'static str,
@@ -73,6 +74,7 @@ struct Modes<'a> {
 #[derive(Debug, Serialize)]
 struct Skipped<'a> {
     name: &'a str,
+    nodes: &'a [String],
     op: String,
     shape: &'a [usize],
     bytes: u64,
@@ -369,6 +371,7 @@ fn weight<'a>(entry: &'a RewriteEntry, sight: &Sight) -> Option<Weight<'a>> {
     } = &**rewritten;
     Some(Weight {
         name: &entry.weight.name,
+        nodes: &entry.weight.nodes,
         op: entry.weight.ops.join(", "),
         shape: &entry.weight.shape,
         format: format.name(),
@@ -393,6 +396,7 @@ fn skipped(entry: &RewriteEntry) -> Option<Skipped<'_>> {
     };
     Some(Skipped {
         name: &entry.weight.name,
+        nodes: &entry.weight.nodes,
         op: entry.weight.ops.join(", "),
         shape: &entry.weight.shape,
         bytes: entry.weight.bytes,

@@ -42,6 +42,8 @@ pub(super) struct Sizes {
 #[derive(Debug, Deserialize)]
 pub(super) struct Weight {
     pub(super) name: String,
+    #[serde(default)]
+    nodes: Vec<String>,
     pub(super) op: Option<String>,
     #[serde(default)]
     pub(super) shape: Vec<usize>,
@@ -84,6 +86,8 @@ pub(super) struct Spectrum {
 #[derive(Debug, Deserialize)]
 pub(super) struct Skipped {
     pub(super) name: String,
+    #[serde(default)]
+    nodes: Vec<String>,
     #[serde(default)]
     pub(super) shape: Vec<usize>,
     pub(super) bytes: Option<u64>,
@@ -139,7 +143,38 @@ pub(super) struct Latency {
     pub(super) after_ms: f64,
 }
 
+impl Outcome {
+    /// The title of the weight of a name.
+    pub(super) fn title(&self, name: &str) -> String {
+        let found = self.weights.iter().find(|weight| weight.name == name);
+        found.map_or_else(|| name.to_owned(), Weight::title)
+    }
+}
+
+impl Skipped {
+    /// What people know it by.
+    pub(super) fn title(&self) -> String {
+        title(&self.name, &self.nodes)
+    }
+}
+
+/// The node that uses a weight, by which people know a layer: exporters name weights `onnx::MatMul_725`. The weight's own name
+/// where the node has none.
+fn title(name: &str, nodes: &[String]) -> String {
+    match nodes {
+        [first, ..] if first.starts_with("node ") => name.to_owned(),
+        [] => name.to_owned(),
+        [only] => only.clone(),
+        [first, others @ ..] => format!("{first} and {} more", others.len()),
+    }
+}
+
 impl Weight {
+    /// What people know it by.
+    pub(super) fn title(&self) -> String {
+        title(&self.name, &self.nodes)
+    }
+
     /// What it became, in a few words beside the format's name.
     pub(super) fn details(&self) -> String {
         let planned = self.choice.clone();

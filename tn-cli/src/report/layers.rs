@@ -37,12 +37,12 @@ fn bar(weight: &Weight, most: f64) -> Markup {
     let part = |bytes: u64| format!("{:.3}%", 100.0 * (bytes as f64 / most).min(1.0));
     html! {
         li {
-            span.name title=(weight.name) { (weight.name) }
+            span.name title=(weight.name) { (broken(&weight.title())) }
             svg.bytes width="100%" height="16" role="img" focusable="false"
                 aria-label=(format!("{} to {}", bytes(weight.bytes_before), bytes(weight.bytes_after)))
                 data-name=(weight.name) data-before=(weight.bytes_before) data-after=(weight.bytes_after) {
                 title {
-                    (weight.name) ": " (bytes(weight.bytes_before)) " to " (bytes(weight.bytes_after)) ", "
+                    (weight.title()) ", " (weight.name) ": " (bytes(weight.bytes_before)) " to " (bytes(weight.bytes_after)) ", "
                     (weight.format) " " (weight.details())
                 }
                 rect.before y="0" width=(part(weight.bytes_before)) height="16" {}
@@ -53,6 +53,21 @@ fn bar(weight: &Weight, most: f64) -> Markup {
                 " " small { (times(weight.bytes_before, weight.bytes_after)) }
             }
         }
+    }
+}
+
+/// A layer's title, and under it the name of the weight where that is another.
+pub(super) fn named(title: &str, name: &str) -> Markup {
+    html! {
+        (broken(title))
+        @if title != name { span.own { (broken(name)) } }
+    }
+}
+
+/// A path that may be broken after its slashes.
+fn broken(path: &str) -> Markup {
+    html! {
+        @for (k, part) in path.split_inclusive('/').enumerate() { @if k > 0 { wbr; } (part) }
     }
 }
 
@@ -67,7 +82,7 @@ pub(super) fn table(outcome: &Outcome) -> Markup {
     html! {
         div.scroll role="region" aria-label="Table of the weights" tabindex="0" {
             table {
-                caption { "Weights that became something else, in the order of the file" }
+                caption { "Weights that became something else, in the order of the file: the node that uses each, and its own name" }
                 thead {
                     tr {
                         th scope="col" { "Weight" }
@@ -85,7 +100,7 @@ pub(super) fn table(outcome: &Outcome) -> Markup {
                 tbody {
                     @for weight in &outcome.weights {
                         tr {
-                            th.name scope="row" { (weight.name) }
+                            th.name scope="row" { (named(&weight.title(), &weight.name)) }
                             td { (weight.op.as_deref().unwrap_or_default()) }
                             td.number { (shape(&weight.shape)) }
                             td.became { b { (weight.format) } @let details = weight.details(); @if !details.is_empty() { " " (details) } }
@@ -138,7 +153,7 @@ pub(super) fn has_details(outcome: &Outcome) -> bool {
 fn card(weight: &Weight) -> Markup {
     html! {
         article.card data-weight=(weight.name) {
-            h3 { (weight.name) }
+            h3 { (named(&weight.title(), &weight.name)) }
             p.note { (weight.format) " " (weight.details()) @if let Some(error) = weight.error { ", error " (figure(error)) } }
             @if let Some(plot) = histogram(weight) {
                 figure { (plot.markup()) }

@@ -4,10 +4,13 @@
 //! through `maud`, which escapes it; only the style sheet does not.
 
 mod data;
+mod headline;
 mod layers;
 mod page;
 mod plot;
 mod repeat;
+mod tradeoff;
+mod training;
 
 use serde_json::Value;
 
@@ -63,12 +66,12 @@ mod tests {
             "schema": 1, "command": "compress", "version": evil, "input": evil, "output": evil, "command_line": evil,
             "bytes": {"before": 100, "after": 50}, "seconds": {evil: 1.0},
             "weights": [{
-                "name": evil, "op": evil, "shape": [4, 4], "format": evil, "layout": evil, "ranks": [2], "bits": 8,
+                "name": evil, "nodes": [evil, evil], "op": evil, "shape": [4, 4], "format": evil, "layout": evil, "ranks": [2], "bits": 8,
                 "bytes_before": 64, "bytes_after": 16, "error": 0.1,
                 "error_histogram": {"edges": [-1.0, 0.0, 1.0], "counts": [3, 4]},
                 "spectrum": {"index": [1, 2], "value": [1.0, 0.5]},
             }],
-            "skipped": [{"name": evil, "shape": [1], "bytes": 4, "reason": evil}],
+            "skipped": [{"name": evil, "nodes": [evil], "shape": [1], "bytes": 4, "reason": evil}],
             "goal": {"met": false, "blocking": [evil], "bytes": 40},
             "tradeoff": {
                 "curve": [{"bytes": 50, "predicted_loss": 0.1}, {"bytes": 80, "predicted_loss": 0.01}],

@@ -1,4 +1,8 @@
-//! The command that made a result, as a line for a shell.
+//! The command that made a result, as a line for a shell, and the facts around it.
+
+use maud::{Markup, html};
+
+use super::data::Outcome;
 
 /// `tnq` with the arguments of this run, quoted for a POSIX shell where that is needed.
 pub(crate) fn command_line() -> String {
@@ -18,6 +22,48 @@ fn quoted(argument: &str) -> String {
         argument.to_owned()
     } else {
         format!("'{}'", argument.replace('\'', r"'\''"))
+    }
+}
+
+/// `12.3 s`, `32 min 23 s`.
+fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..120 => format!("{seconds:.1} s"),
+        _ => format!("{} min {} s", whole / 60, whole % 60),
+    }
+}
+
+/// The command, and the facts that it rests on.
+pub(super) fn section(outcome: &Outcome) -> Markup {
+    let mut facts: Vec<(&str, String)> = Vec::new();
+    let mut fact = |name, value: Option<String>| facts.extend(value.map(|v| (name, v)));
+    fact("Input", outcome.input.clone());
+    fact("Compressed model", outcome.student.clone());
+    fact("Output", outcome.output.clone());
+    fact("Seed", outcome.seed.map(|s| s.to_string()));
+    fact("Version", outcome.version.clone());
+    let total = outcome.seconds.get("total");
+    let stages = outcome.seconds.iter().filter(|(name, _)| *name != "total");
+    let stages: Vec<String> = stages
+        .map(|(name, s)| format!("{name} {}", duration(*s)))
+        .collect();
+    let total = total.map(|t| match stages.len() {
+        0 | 1 => duration(*t),
+        _ => format!("{}: {}", duration(*t), stages.join(", ")),
+    });
+    fact("Time", total);
+    html! {
+        @match &outcome.command_line {
+            Some(line) => {
+                p { "The same files, the same version and as many threads give the same bytes." }
+                pre tabindex="0" aria-label="The command" { code { (line) } }
+            }
+            None => p { "This result does not say by which command it was made." },
+        }
+        dl.facts {
+            @for (name, value) in facts { div { dt { (name) } dd { (value) } } }
+        }
     }
 }
 

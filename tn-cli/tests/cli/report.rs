@@ -38,6 +38,7 @@ fn a_page_comes_with_the_result_and_again_from_its_json() {
         "<h1>model.onnx</h1>",
         "Size against loss",
         "scope=\"row\"",
+        "Gemm<span class=\"own\">fc1.weight</span>",
         "tnq compress ",
         "--target-size 12x",
     ] {

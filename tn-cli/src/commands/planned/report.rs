@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use onnx_bridge::Model;
 use onnx_bridge::plan::{Candidate, Ended as Search, Planned, Tradeoff};
+use onnx_bridge::{Model, inspect};
 use serde::Serialize;
 
 use super::super::finetune::line;
@@ -51,6 +51,7 @@ struct Reached<'a> {
 #[derive(Debug, Serialize)]
 struct Weight<'a> {
     name: &'a str,
+    nodes: Vec<String>,
     op: &'a str,
     shape: [usize; 2],
     format: &'static str,
@@ -79,6 +80,7 @@ struct Modes {
 #[derive(Debug, Serialize)]
 struct Skipped<'a> {
     name: &'a str,
+    nodes: Vec<String>,
     reason: String,
 }
 
@@ -112,6 +114,11 @@ pub(super) fn tell(
     } else {
         None
     };
+    let named = inspect(model).weights;
+    let nodes = |name: &str| {
+        let found = named.iter().find(|w| w.name == name);
+        found.map_or_else(Vec::new, |w| w.nodes.clone())
+    };
     let weights = planned
         .plan
         .weights
@@ -119,6 +126,7 @@ pub(super) fn tell(
         .zip(planned.errors.iter().zip(&planned.solved))
         .map(|(w, (error, solved))| Weight {
             name: &w.name,
+            nodes: nodes(&w.name),
             op: &w.op,
             shape: w.shape,
             format: w.choice.format_name(),
@@ -163,6 +171,7 @@ pub(super) fn tell(
             .iter()
             .map(|(name, r)| Skipped {
                 name,
+                nodes: nodes(name),
                 reason: r.to_string(),
             })
             .collect(),
