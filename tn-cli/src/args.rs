@@ -7,6 +7,7 @@ use clap_complete::Shell;
 use quant_core::Bits;
 
 use crate::goals::GoalArgs;
+use crate::limit::Memory;
 use crate::rules::LayerRule;
 use crate::settings::{
     ArrayFormat, ArrayModes, Format, Granularity, Layout, Modes, Ranks, Scheme, StrategyName,
@@ -29,6 +30,9 @@ use crate::tuning::TuningArgs;
     after_help = "Exit codes: 0 done; 1 failed, nothing written; 2 wrong usage; 3 written, but the goal is missed"
 )]
 pub(crate) struct Cli {
+    /// End with an error once the command holds more than this, mapped files not counted: `2GB` (Linux)
+    #[arg(long, global = true, value_name = "SIZE", help_heading = "Running")]
+    pub(crate) memory: Option<Memory>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }

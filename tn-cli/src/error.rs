@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::table::bytes;
+
 /// What went wrong, with its place.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -45,6 +47,17 @@ pub(crate) enum CliError {
     /// The result cannot be printed.
     #[error("cannot print the result: {0}")]
     Print(#[source] io::Error),
+    /// The command holds more memory than it may.
+    #[error(
+        "--memory: expected at most {most}, found {found} in use; output files are whole or absent",
+        most = bytes(*most), found = bytes(*found)
+    )]
+    Memory {
+        /// Bytes that it may hold.
+        most: u64,
+        /// Bytes that it holds.
+        found: u64,
+    },
     /// Threads cannot be started.
     #[error("cannot start {threads} threads: {problem}")]
     Threads {

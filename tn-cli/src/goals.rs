@@ -105,31 +105,37 @@ fn positive(text: &str, wanted: &str) -> Result<f64, String> {
     found.ok_or_else(|| format!("expected {wanted}, found '{text}'"))
 }
 
+/// Bytes, as a number with a unit or without.
+pub(crate) fn size(text: &str, wanted: &str) -> Result<u64, String> {
+    let units = [
+        ("KiB", 1024.0),
+        ("MiB", 1048576.0),
+        ("GiB", 1073741824.0),
+        ("kB", 1e3),
+        ("KB", 1e3),
+        ("MB", 1e6),
+        ("GB", 1e9),
+        ("B", 1.0),
+    ];
+    let unit = units
+        .iter()
+        .find_map(|(unit, factor)| text.strip_suffix(unit).map(|n| (n, *factor)));
+    let (number, factor) = unit.unwrap_or((text, 1.0));
+    positive(number, wanted).map(|n| (n * factor) as u64)
+}
+
 impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wanted = "a size like 8x, 25%, 3MB or 3000000";
-        let units = [
-            ("KiB", 1024.0),
-            ("MiB", 1048576.0),
-            ("kB", 1e3),
-            ("KB", 1e3),
-            ("MB", 1e6),
-            ("GB", 1e9),
-            ("B", 1.0),
-        ];
         if let Some(times) = text.strip_suffix('x') {
             return positive(times, wanted).map(Self::Times);
         }
         if let Some(percent) = text.strip_suffix('%') {
             return positive(percent, wanted).map(|p| Self::Part(p / 100.0));
         }
-        let unit = units
-            .iter()
-            .find_map(|(unit, factor)| text.strip_suffix(unit).map(|n| (n, *factor)));
-        let (number, factor) = unit.unwrap_or((text, 1.0));
-        positive(number, wanted).map(|n| Self::Bytes((n * factor) as u64))
+        size(text, wanted).map(Self::Bytes)
     }
 }
 

@@ -7,6 +7,7 @@ mod encoded;
 mod error;
 mod goals;
 mod job;
+mod limit;
 mod memory;
 mod model;
 mod nearest;
@@ -34,7 +35,10 @@ use crate::error::CliError;
 
 fn main() -> ExitCode {
     memory::give_back();
-    let command = Cli::parse().command;
+    let Cli { memory, command } = Cli::parse();
+    if let Some(Err(error)) = memory.map(limit::Memory::hold) {
+        return fail(&error.one_line(), error.exit_code());
+    }
     // A panic that a library catches is told as its error; one that nobody catches is told below, with its place.
     panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string);

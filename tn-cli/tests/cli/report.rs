@@ -178,6 +178,38 @@ fn a_replaced_file_keeps_its_permissions() {
     assert!(fs::metadata(&out).unwrap().len() > 3);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_command_that_takes_more_memory_than_it_may_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name).display().to_string();
+    let model = digits("model.onnx").display().to_string();
+    let calib = digits("calib.npz").display().to_string();
+    for most in ["100kB", "8MB"] {
+        let (code, said) = failure(&[
+            "compress",
+            &model,
+            "-o",
+            &place("out.onnx"),
+            "--calib",
+            &calib,
+            "--target-size",
+            "12x",
+            "--jobs",
+            &place("jobs"),
+            "--memory",
+            most,
+            "--quiet",
+        ]);
+        assert_eq!(code, 1, "{said}");
+        assert!(said.contains("--memory: expected at most"), "{said}");
+        assert!(!folder.path().join("out.onnx").exists());
+    }
+    stdout(&["inspect", &model, "--memory", "1GB"]);
+    let (code, said) = failure(&["inspect", &model, "--memory", "8x"]);
+    assert_eq!(code, 2, "{said}");
+}
+
 #[cfg(unix)]
 #[test]
 fn external_data_behind_a_link_out_of_the_folder_is_refused() {

@@ -1,11 +1,10 @@
 //! What a loaded model takes in memory, measured in a process of its own.
 
-use std::fs;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::{Contender, How};
 use crate::error::CliError;
+use crate::limit::held;
 use crate::model::read_model;
 use crate::timing::{ActivationsChoice, BenchArgs, RuntimeChoice};
 
@@ -43,7 +42,7 @@ pub(super) fn after_load(contender: &Contender<'_>, shapes: &[Vec<usize>]) -> Op
 /// Those of reading and loading the model.
 pub(super) fn measure(args: &BenchArgs, shapes: &str) -> Result<Option<u64>, CliError> {
     let shapes = read(shapes)?;
-    let before = resident();
+    let before = held("VmRSS:");
     let model = read_model(&args.model)?;
     let contender = Contender {
         name: "model",
@@ -56,17 +55,9 @@ pub(super) fn measure(args: &BenchArgs, shapes: &str) -> Result<Option<u64>, Cli
     };
     let loaded = contender.load(&shapes)?;
     drop(model);
-    let after = resident();
+    let after = held("VmRSS:");
     drop(loaded);
     Ok(before.zip(after).map(|(a, b)| b.saturating_sub(a)))
-}
-
-/// Bytes of this process that are in memory.
-fn resident() -> Option<u64> {
-    let status = fs::read_to_string(Path::new("/proc/self/status")).ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(1024 * kib)
 }
 
 /// `8x32;8x32`.
@@ -100,11 +91,5 @@ mod tests {
         assert_eq!(written(&shapes), "8x32;1;");
         assert_eq!(read("8x32;1;").unwrap(), shapes);
         assert_eq!(read("8xa").unwrap_err().exit_code(), 2);
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn this_process_is_in_memory() {
-        assert!(resident().is_some_and(|bytes| bytes > 1 << 16));
     }
 }
