@@ -175,14 +175,11 @@ fn plain(
 
 #[cfg(test)]
 mod tests {
-    use super::super::curve::Point;
+    use super::super::curve::tests::curve;
     use super::*;
 
     #[test]
     fn the_frontier_falls_from_the_smallest_to_the_best() {
-        let curve = |points: &[(u64, f64)]| {
-            Curve::new(points.iter().map(|&(b, l)| Point::new(b, l, 0.0)).collect())
-        };
         let curves = [
             curve(&[(400, 0.0), (100, 0.5), (50, 2.0)]),
             curve(&[(800, 0.0), (200, 0.1), (100, 4.0)]),
