@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use quant_core::Bits;
 
+use crate::examples;
 use crate::goals::GoalArgs;
 use crate::limit::Memory;
 use crate::rules::LayerRule;
@@ -66,11 +67,13 @@ pub(crate) enum Command {
         study: Box<StudyCommand>,
     },
     /// Print completions for a shell
+    #[command(after_help = examples::COMPLETIONS)]
     Completions {
         /// The shell to complete for
         shell: Shell,
     },
     /// Print the manual page (roff)
+    #[command(after_help = examples::MAN)]
     Man,
 }
 
@@ -108,6 +111,7 @@ pub(crate) struct ComputeArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::INSPECT)]
 pub(crate) struct InspectArgs {
     /// The ONNX model
     pub(crate) model: PathBuf,
@@ -116,7 +120,7 @@ pub(crate) struct InspectArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = COMPRESS_HELP)]
+#[command(after_help = examples::COMPRESS)]
 pub(crate) struct CompressArgs {
     /// The ONNX model
     pub(crate) model: PathBuf,
@@ -213,16 +217,8 @@ impl SettingsArgs {
     }
 }
 
-const COMPRESS_HELP: &str = "\
-Examples:
-  tnq compress model.onnx -o small.onnx
-  tnq compress model.onnx -o small.onnx --calib samples.npz --ranks eps=0.05 --bits 4
-  tnq compress model.onnx -o small.onnx --format tt --layout interleaved --ranks 16 \\
-      --modes 4x7x4x7:4x8x8x4 --layer 'fc2=modes=4x8x8x4:4x8x8x4' --layer 'head=keep'
-  tnq compress model.onnx -o small.onnx --format tt --ranks 8 --bits 4 --finetune train.npz
-  tnq compress encoder.onnx -o small.onnx --calib tokens.npz --target-size 8MB --finetune train.npz";
-
 #[derive(Debug, Args)]
+#[command(after_help = examples::PLAN)]
 pub(crate) struct PlanArgs {
     /// The ONNX model
     pub(crate) model: PathBuf,
@@ -251,7 +247,7 @@ pub(crate) struct PlanArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = FINETUNE_HELP)]
+#[command(after_help = examples::FINETUNE)]
 pub(crate) struct FinetuneArgs {
     /// The original ONNX model
     pub(crate) teacher: PathBuf,
@@ -276,13 +272,8 @@ pub(crate) struct FinetuneArgs {
     pub(crate) talk: TalkArgs,
 }
 
-const FINETUNE_HELP: &str = "\
-Examples:
-  tnq finetune model.onnx small.onnx -o tuned.onnx --data train.npz
-  tnq finetune model.onnx small.onnx -o tuned.onnx --data train.npz --minutes 30 --checkpoint run.safetensors
-  tnq finetune encoder.onnx small.onnx -o tuned.onnx --data tokens.npz --mask attention_mask --train +norms";
-
 #[derive(Debug, Args)]
+#[command(after_help = examples::VERIFY)]
 pub(crate) struct VerifyArgs {
     /// The original ONNX model
     pub(crate) model: PathBuf,
@@ -312,6 +303,7 @@ pub(crate) enum RunEngine {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::REPORT)]
 pub(crate) struct ReportArgs {
     /// What `tnq compress`, `plan`, `finetune` or `verify` printed with --json
     pub(crate) result: PathBuf,
@@ -324,6 +316,7 @@ pub(crate) struct ReportArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::RUN)]
 pub(crate) struct RunArgs {
     /// The ONNX model
     pub(crate) model: PathBuf,
@@ -347,7 +340,7 @@ pub(crate) struct RunArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = DECOMPOSE_HELP)]
+#[command(after_help = examples::DECOMPOSE)]
 pub(crate) struct DecomposeArgs {
     /// The array: an .npy, or an .npz with --name where it holds several
     pub(crate) input: PathBuf,
@@ -402,14 +395,8 @@ pub(crate) struct DecomposeArgs {
     pub(crate) talk: TalkArgs,
 }
 
-const DECOMPOSE_HELP: &str = "\
-Examples:
-  tnq decompose w.npy -o w.safetensors
-  tnq decompose w.npz --name fc1 -o fc1.safetensors --modes 4x7x4x7:4x8x8x4 --ranks 16 --bits 4
-  tnq decompose w.npy -o w.safetensors --format low-rank --ranks 64 --calib inputs.npy
-  tnq decompose images.npy -o images.safetensors --format tucker --ranks eps=0.05 --bits float";
-
 #[derive(Debug, Args)]
+#[command(after_help = examples::RECONSTRUCT)]
 pub(crate) struct ReconstructArgs {
     /// The cores, a .safetensors file of `tnq decompose`
     pub(crate) input: PathBuf,

@@ -5,6 +5,7 @@ mod array_job;
 mod commands;
 mod encoded;
 mod error;
+mod examples;
 mod goals;
 mod job;
 mod limit;

@@ -20,10 +20,13 @@ pub(crate) enum StudyCommand {
     #[command(after_help = QAT_HELP)]
     Qat(QatArgs),
     /// What quantization does to the ranks of a train, and whether they can fall after it
+    #[command(after_help = RANKS_HELP)]
     Ranks(RanksArgs),
     /// What each bit and each rank buys: error against bytes
+    #[command(after_help = BITS_HELP)]
     Bits(BitsArgs),
     /// What the gauge of a train costs when its cores are quantized: the same tensor, the same bytes
+    #[command(after_help = GAUGE_HELP)]
     Gauge(GaugeArgs),
 }
 
@@ -31,6 +34,18 @@ const QAT_HELP: &str = "\
 Examples:
   tnq study qat mlp.onnx --data train.npz --held-out dev.npz -o qat.svg
   tnq study qat encoder.onnx --data tokens.npz --layer 'layer.0.*dense' --ranks 32,16 --bits 8,4";
+
+const RANKS_HELP: &str = "\
+Examples:
+  tnq study ranks mlp.onnx -o ranks.svg";
+
+const BITS_HELP: &str = "\
+Examples:
+  tnq study bits mlp.onnx -o bits.svg";
+
+const GAUGE_HELP: &str = "\
+Examples:
+  tnq study gauge mlp.onnx -o gauge.svg --json";
 
 /// What all studies take.
 #[derive(Debug, Args)]
