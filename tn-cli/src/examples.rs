@@ -51,6 +51,23 @@ pub(crate) const RECONSTRUCT: &str = "\
 Examples:
   tnq reconstruct w.safetensors -o w.npy";
 
+pub(crate) const STUDY_QAT: &str = "\
+Examples:
+  tnq study qat mlp.onnx --data train.npz --held-out dev.npz -o qat.svg
+  tnq study qat encoder.onnx --data tokens.npz --layer 'layer.0.*dense' --ranks 32,16 --bits 8,4";
+
+pub(crate) const STUDY_RANKS: &str = "\
+Examples:
+  tnq study ranks mlp.onnx -o ranks.svg";
+
+pub(crate) const STUDY_BITS: &str = "\
+Examples:
+  tnq study bits mlp.onnx -o bits.svg";
+
+pub(crate) const STUDY_GAUGE: &str = "\
+Examples:
+  tnq study gauge mlp.onnx -o gauge.svg --json";
+
 pub(crate) const COMPLETIONS: &str = "\
 Examples:
   tnq completions bash > ~/.local/share/bash-completion/completions/tnq";

@@ -11,41 +11,25 @@ use tn_qat::studies::{BitsConfig, GaugeConfig, QatConfig, RanksConfig, standard_
 
 use crate::args::{ComputeArgs, TalkArgs};
 use crate::error::CliError;
+use crate::examples;
 use crate::settings::{Modes, parse_bits};
 
 /// Which experiment.
 #[derive(Debug, Subcommand)]
 pub(crate) enum StudyCommand {
     /// Quantizing trains after training against training them with quantization, at the same budget
-    #[command(after_help = QAT_HELP)]
+    #[command(after_help = examples::STUDY_QAT)]
     Qat(QatArgs),
     /// What quantization does to the ranks of a train, and whether they can fall after it
-    #[command(after_help = RANKS_HELP)]
+    #[command(after_help = examples::STUDY_RANKS)]
     Ranks(RanksArgs),
     /// What each bit and each rank buys: error against bytes
-    #[command(after_help = BITS_HELP)]
+    #[command(after_help = examples::STUDY_BITS)]
     Bits(BitsArgs),
     /// What the gauge of a train costs when its cores are quantized: the same tensor, the same bytes
-    #[command(after_help = GAUGE_HELP)]
+    #[command(after_help = examples::STUDY_GAUGE)]
     Gauge(GaugeArgs),
 }
-
-const QAT_HELP: &str = "\
-Examples:
-  tnq study qat mlp.onnx --data train.npz --held-out dev.npz -o qat.svg
-  tnq study qat encoder.onnx --data tokens.npz --layer 'layer.0.*dense' --ranks 32,16 --bits 8,4";
-
-const RANKS_HELP: &str = "\
-Examples:
-  tnq study ranks mlp.onnx -o ranks.svg";
-
-const BITS_HELP: &str = "\
-Examples:
-  tnq study bits mlp.onnx -o bits.svg";
-
-const GAUGE_HELP: &str = "\
-Examples:
-  tnq study gauge mlp.onnx -o gauge.svg --json";
 
 /// What all studies take.
 #[derive(Debug, Args)]
