@@ -32,13 +32,18 @@ fn case([m, n, k]: [usize; 3], levels: usize, block: usize, offsets: usize) -> C
     }
 }
 
-/// `X Wᵀ` and the sum of magnitudes, which errors are relative to.
-fn product(x: &[f32], w: &[f32], [m, n, k]: [usize; 3]) -> Vec<(f64, f64)> {
+/// `X Wᵀ`, and the sum of `|x| size`, which errors are relative to.
+fn product(x: &[f32], w: &[f32], size: &[f32], [m, n, k]: [usize; 3]) -> Vec<(f64, f64)> {
     let mut out = Vec::new();
     for i in 0..m {
         for j in 0..n {
-            let terms = (0..k).map(|l| f64::from(x[i * k + l]) * f64::from(w[j * k + l]));
-            out.push(terms.fold((0.0, 1e-30), |(s, a), t| (s + t, a + t.abs())));
+            let terms = (0..k).map(|l| (f64::from(x[i * k + l]), j * k + l));
+            out.push(terms.fold((0.0, 1e-30), |(sum, sizes), (x, l)| {
+                (
+                    sum + x * f64::from(w[l]),
+                    sizes + (x * f64::from(size[l])).abs(),
+                )
+            }));
         }
     }
     out
@@ -69,13 +74,16 @@ fn check_low_bit(shape: [usize; 3], levels: usize, block: usize, offsets: usize)
     };
     let w = LowBitMatrix::new(parts).unwrap();
     let blocks = k.div_ceil(block);
-    let expected: Vec<f32> = (0..n * k)
+    // What a product adds up for a weight: x times its code less zero, and x times its offset. The two may cancel.
+    let (expected, sizes): (Vec<f32>, Vec<f32>) = (0..n * k)
         .map(|i| {
             let at = i / k * blocks + i % k / block;
             let offset = c.offsets.get(at).copied().unwrap_or(0.0);
-            (f32::from(c.codes[i]) - zero - offset) * c.scales[at]
+            let code = f32::from(c.codes[i]) - zero;
+            let scale = c.scales[at];
+            ((code - offset) * scale, (code.abs() + offset.abs()) * scale)
         })
-        .collect();
+        .unzip();
     assert_eq!(w.dequantize(), expected);
     let bounds: Vec<f64> = (0..m * n)
         .map(|i| {
@@ -88,7 +96,7 @@ fn check_low_bit(shape: [usize; 3], levels: usize, block: usize, offsets: usize)
             f64::from(largest) / 253.0 * weights.sum::<f64>() + 1e-6
         })
         .collect();
-    let expected = product(&c.x, &expected, shape);
+    let expected = product(&c.x, &expected, &sizes, shape);
     let mut scratch = ProductScratch::default();
     let mut ints: Vec<Vec<f32>> = Vec::new();
     for isa in Isa::available() {
@@ -129,6 +137,8 @@ fn low_bit_products_are_those_of_the_dequantized_matrix() {
             check_low_bit(shape, levels, block, levels % 2);
         }
     }
+    // An offset that all but cancels a code.
+    check_low_bit([3, 61, 1], 155, 120, 1);
 }
 
 #[test]
@@ -177,7 +187,7 @@ fn dense_products_from_both_sides() {
             numbers(&mut rng, m * k, -1.0..1.0),
             numbers(&mut rng, n * k, -1.0..1.0),
         );
-        let expected = product(&x, &w, shape);
+        let expected = product(&x, &w, &w, shape);
         let turned: Vec<f32> = (0..k * n).map(|i| w[i % n * k + i / n]).collect();
         for isa in Isa::available() {
             let what = format!("{shape:?} {}", isa.name());

@@ -31,7 +31,8 @@ impl LowBitMatrix {
     ///
     /// # Numerics
     /// Codes less zero are exact in `f32`; sums are fused multiply-adds in `f32`. How they are grouped depends on m and on
-    /// the tile that the instruction set has, so results agree to rounding.
+    /// the tile that the instruction set has, so results agree to rounding, which is relative to the sum of
+    /// `|x| (|code - zero| + |offset|) scale`: an offset is taken off a chunk's sum, not off each code.
     ///
     /// # Errors
     /// [`crate::QuantError::Length`] if a length does not fit.
