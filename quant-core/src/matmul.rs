@@ -174,7 +174,7 @@ impl PackedMatrix {
         a_zero_points: &[i32],
         out: &mut [i32],
     ) -> Result<()> {
-        let m = self.rows(a.len(), out.len())?;
+        let m = self.rows(a.len(), out.len(), a_zero_points.len())?;
         check_zero_points(
             "zero points of the activations",
             a_zero_points,
@@ -278,7 +278,7 @@ impl PackedMatrix {
         scales: &[f32],
         out: &mut [f32],
     ) -> Result<()> {
-        let m = self.rows(x.len(), out.len())?;
+        let m = self.rows(x.len(), out.len(), 0)?;
         if scales.len() != 1 {
             check_len("scales", self.n, scales.len())?;
         }
@@ -301,9 +301,9 @@ impl PackedMatrix {
         Ok(())
     }
 
-    /// The number of rows of activations, if both operands have as many.
-    fn rows(&self, a_len: usize, out_len: usize) -> Result<usize> {
-        let by_inputs = || a_len.checked_div(self.k).unwrap_or(0);
+    /// The number of rows of activations, if both operands have as many; `m` where neither has columns to count by.
+    fn rows(&self, a_len: usize, out_len: usize, m: usize) -> Result<usize> {
+        let by_inputs = || a_len.checked_div(self.k).unwrap_or(m);
         let m = out_len.checked_div(self.n).unwrap_or_else(by_inputs);
         check_len("the product", m * self.n, out_len)?;
         check_len("activations", m * self.k, a_len)?;
