@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tn_formats::npy::NpyArray;
 
-use super::sequence::Context;
+use super::context::Context;
 use super::session::Session;
 use crate::calibrate::Values;
 use crate::error::Result;

@@ -5,11 +5,12 @@ use std::sync::Mutex;
 use ndarray::Array2;
 
 use super::candidates::{candidates, errors, sensible};
+use super::context::{Context, failed};
 use super::feedback::{Effort, quantize};
 use super::form::Candidate;
 use super::metric::Metric;
-use super::sequence::{Context, failed, survey};
 use super::session::Session;
+use super::survey::survey;
 use crate::blocks::{BlockFormat, Levels};
 use crate::calibrate::{Batch, Sensitivity, measure};
 use crate::error::Result;

@@ -8,6 +8,8 @@ mod candidates;
 #[cfg(feature = "tract")]
 mod check;
 #[cfg(feature = "tract")]
+mod context;
+#[cfg(feature = "tract")]
 mod correct;
 mod curve;
 mod feedback;
@@ -30,6 +32,8 @@ mod ranks;
 mod record;
 mod rounding;
 #[cfg(feature = "tract")]
+mod runner;
+#[cfg(feature = "tract")]
 mod search;
 #[cfg(feature = "tract")]
 mod sequence;
@@ -41,21 +45,25 @@ mod solve;
 mod spd;
 mod store;
 #[cfg(feature = "tract")]
+mod survey;
+#[cfg(feature = "tract")]
 mod tradeoff;
 #[cfg(feature = "tract")]
 mod train;
 
 pub use allocate::{Allocation, Limits, Outcome, allocate};
+#[cfg(feature = "tract")]
+pub(crate) use context::Context;
 pub use curve::{Curve, Point};
 pub use feedback::{Effort, quantize};
 #[cfg(feature = "tract")]
 pub use form::{Candidate, Form};
 pub use metric::Metric;
 #[cfg(feature = "tract")]
-pub(crate) use sequence::{Context, survey_moments};
-#[cfg(feature = "tract")]
 pub use solve::solve;
 pub use store::{MemoryStore, Store};
+#[cfg(feature = "tract")]
+pub(crate) use survey::survey_moments;
 #[cfg(feature = "tract")]
 pub use {
     apply::{OutputLoss, Solved},

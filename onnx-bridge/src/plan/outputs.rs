@@ -2,9 +2,9 @@
 
 use ndarray::Array2;
 
+use super::context::failed;
 use super::form::Form;
 use super::metric::Metric;
-use super::sequence::failed;
 use crate::calibrate::{Operand, Target};
 use crate::error::Result;
 use crate::view::GraphView;

@@ -8,11 +8,12 @@ use std::cell::RefCell;
 
 use super::allocate::{Allocation, Limits, Outcome, allocate};
 use super::apply::{Solved, apply};
+use super::context::{Context, failed};
 use super::correct::Found;
 use super::curve::{Curve, Point};
 use super::form::Candidate;
 use super::record::{Plan, PlannedWeight};
-use super::sequence::{Context, Wanted, failed, recall, solve_all};
+use super::sequence::{Wanted, recall, solve_all};
 use super::session::{Goal, Planned, Session, Skipped, relative_errors, write};
 use super::tradeoff::{Ended, TriedPlan, tradeoff};
 use crate::error::{Error, Result};

@@ -6,13 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::apply::{Solved, apply};
 use super::check::{Outputs, check};
+use super::context::{Context, failed};
 use super::form::Candidate;
 use super::losses::{measure_losses, offers};
 use super::outputs::loss_of_rows;
 use super::ranks;
 use super::record::Plan;
 use super::search::Search;
-use super::sequence::{Context, Wanted, failed, solve_all};
+use super::sequence::{Wanted, solve_all};
 use super::store::Store;
 use super::tradeoff::Tradeoff;
 use crate::calibrate::{Batch, Stages, Target};

@@ -1,0 +1,167 @@
+//! Original and compressed network, run stage by stage, and what a weight is given in both.
+
+use ndarray::Array2;
+use rayon::prelude::*;
+
+use super::apply::Solved;
+use super::check::Outputs;
+use super::context::{Context, failed};
+use super::low_rank::product;
+use crate::calibrate::segment::{Overrides, floats};
+use crate::calibrate::{Moments, Target, TargetKind, Values, Windows};
+use crate::conv_layer::ConvLayer;
+use crate::error::Result;
+
+/// The part of the drift of what is added to a layer's result that the layer is asked to take back.
+const TAKEN_BACK: f32 = 0.5;
+
+/// Original and compressed network side by side, batch by batch.
+pub(super) struct Runner<'c> {
+    pub(super) context: &'c Context<'c>,
+    original: Vec<Values>,
+    pub(super) compressed: Option<Vec<Values>>,
+    /// The biases that changed.
+    pub(super) overrides: Overrides,
+}
+
+impl<'c> Runner<'c> {
+    pub(super) fn new(context: &'c Context<'c>, both: Networks) -> Self {
+        let start: Vec<Values> = context.batches.iter().map(|b| b.inputs.clone()).collect();
+        let compressed = (both == Networks::Both).then(|| start.clone());
+        Self {
+            context,
+            original: start,
+            compressed,
+            overrides: Overrides::new(),
+        }
+    }
+
+    /// Runs segment `s`, the compressed network with what its weights became.
+    pub(super) fn advance(&mut self, s: usize, solved: &[Option<Solved>]) -> Result<()> {
+        let ran = self.run(s, solved);
+        self.context.model.release();
+        ran
+    }
+
+    fn run(&mut self, s: usize, solved: &[Option<Solved>]) -> Result<()> {
+        let cut = self.context.cut();
+        let mut operands = cut.originals(s)?;
+        let none = Overrides::new();
+        self.original
+            .par_iter_mut()
+            .try_for_each(|v| cut.run(s, &operands, &none, v))?;
+        let Some(compressed) = &mut self.compressed else {
+            return Ok(());
+        };
+        for (&t, operand) in &mut operands {
+            let became = solved.get(t).and_then(Option::as_ref);
+            if let Some(became) =
+                became.and_then(|s| s.form.operand(self.context.targets[t].kind()))
+            {
+                *operand = became;
+            }
+        }
+        let overrides = &self.overrides;
+        compressed
+            .par_iter_mut()
+            .try_for_each(|v| cut.run(s, &operands, overrides, v))
+    }
+
+    /// What the original made of every batch.
+    pub(super) fn outputs(self) -> Vec<Outputs> {
+        let graph = self.context.view.graph();
+        let of = |mut values: Values| {
+            let names = graph.output.iter().map(|o| o.name().to_string());
+            names
+                .filter_map(|name| Some((name.clone(), values.remove(&name)?)))
+                .collect()
+        };
+        self.original.into_iter().map(of).collect()
+    }
+
+    /// What one weight is given, over all batches.
+    pub(super) fn seen(&self, t: usize, weight: &Array2<f32>) -> Result<Moments> {
+        let c = self.context;
+        let target = &c.targets[t];
+        let layers = match target.kind() {
+            TargetKind::Dense(layers) => layers,
+            TargetKind::Conv(layers) => return self.seen_windows(target, layers, weight),
+            TargetKind::Table(_) => return Ok(Moments::new(0)),
+        };
+        let mut moments = Moments::new(target.shape()[1]);
+        let residual = c.stages.residual(t);
+        for (b, batch) in c.batches.iter().enumerate() {
+            let original = &self.original[b];
+            for (n, layer) in layers.iter().enumerate() {
+                // A later use may stand in a later stage: its inputs are not there yet.
+                if n > 0 && !original.contains_key(layer.input()) {
+                    continue;
+                }
+                let rows = |values: &Values, name: &str| -> Result<Array2<f32>> {
+                    let value = floats(values, name)?;
+                    let turned = name == layer.input() && layer.is_input_transposed();
+                    Ok(batch.rows(if turned { value.t() } else { value.view() }))
+                };
+                let x = rows(original, layer.input())?;
+                let Some(compressed) = self.compressed.as_ref().map(|v| &v[b]) else {
+                    moments.add(x.view());
+                    continue;
+                };
+                let y = rows(compressed, layer.input())?;
+                let mut lacks = product((&x - &y).view(), weight.t())
+                    .map_err(|problem| failed(target, problem))?;
+                if let Some(name) = residual {
+                    let drift = rows(original, name)? - rows(compressed, name)?;
+                    if drift.dim() == lacks.dim() {
+                        lacks.scaled_add(TAKEN_BACK, &drift);
+                    }
+                }
+                moments.add_pair(x.view(), y.view(), lacks.view());
+            }
+        }
+        Ok(moments)
+    }
+
+    /// The windows that one kernel is given, over all batches: some of them where there are many.
+    fn seen_windows(
+        &self,
+        target: &Target,
+        layers: &[ConvLayer],
+        weight: &Array2<f32>,
+    ) -> Result<Moments> {
+        let view = self.context.view;
+        let mut moments = Moments::new(target.shape()[1]);
+        for (b, original) in self.original.iter().enumerate() {
+            for (n, layer) in layers.iter().enumerate() {
+                if n > 0 && !original.contains_key(layer.input()) {
+                    continue;
+                }
+                let rows = |values: &Values| -> Result<Array2<f32>> {
+                    let value = floats(values, layer.input())?;
+                    let windows = Windows::over(view, layer, value.shape()).ok_or_else(|| {
+                        let problem = format!("expected windows over {:?}", value.shape());
+                        failed(target, problem)
+                    })?;
+                    Ok(windows.sampled(value.view()))
+                };
+                let x = rows(original)?;
+                let Some(compressed) = self.compressed.as_ref().map(|v| &v[b]) else {
+                    moments.add(x.view());
+                    continue;
+                };
+                let y = rows(compressed)?;
+                let lacks = product((&x - &y).view(), weight.t())
+                    .map_err(|problem| failed(target, problem))?;
+                moments.add_pair(x.view(), y.view(), lacks.view());
+            }
+        }
+        Ok(moments)
+    }
+}
+
+/// Which networks are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Networks {
+    Original,
+    Both,
+}
