@@ -17,6 +17,6 @@ pub use moments::Moments;
 pub(crate) use native::Operand;
 pub use sensitivity::Sensitivity;
 pub(crate) use sensitivity::measure;
-pub(crate) use stage::Stages;
+pub(crate) use stage::{Nth, Stages};
 pub use target::{Target, TargetKind};
 pub(crate) use windows::Windows;

@@ -2,8 +2,8 @@
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
 
-/// Sums over all rows of a layer's inputs. `x` is what the original gives, `y` what the compressed network gives, `d` what
-/// the layer's result lacks of the original's when the original weight runs on `y`.
+/// Sums over all rows of a layer's inputs. `y` is what the compressed network gives, or the only one there is; `d` what the
+/// layer's result lacks of the original's when the original weight runs on `y`.
 #[derive(Debug, Clone)]
 pub struct Moments {
     count: f64,
@@ -11,7 +11,6 @@ pub struct Moments {
     own: Array2<f64>,
     /// `sum d yᵀ`, `[M, K]`; nothing where both networks are one.
     missing: Option<Array2<f64>>,
-    sum_x: Array1<f64>,
     sum_y: Array1<f64>,
     sum_d: Array1<f64>,
     /// `sum ||d||²`.
@@ -25,7 +24,6 @@ impl Moments {
             count: 0.0,
             own: Array2::zeros((k, k)),
             missing: None,
-            sum_x: Array1::zeros(k),
             sum_y: Array1::zeros(k),
             sum_d: Array1::zeros(0),
             lacked: 0.0,
@@ -42,31 +40,23 @@ impl Moments {
     pub fn add(&mut self, x: ArrayView2<'_, f32>) {
         self.count += x.nrows() as f64;
         add_product(&mut self.own, x, x);
-        let sums = column_sums(x);
-        self.sum_x += &sums;
-        self.sum_y += &sums;
+        self.sum_y += &column_sums(x);
     }
 
-    /// Takes in rows of both networks and what the layer's result lacks for them.
+    /// Takes in rows of the compressed network and what the layer's result lacks for them.
     ///
     /// # Shapes
-    /// `x`, `y`: `[rows, K]`; `d`: `[rows, M]`.
+    /// `y`: `[rows, K]`; `d`: `[rows, M]`.
     ///
     /// # Numerics
     /// As [`Moments::add`].
-    pub fn add_pair(
-        &mut self,
-        x: ArrayView2<'_, f32>,
-        y: ArrayView2<'_, f32>,
-        d: ArrayView2<'_, f32>,
-    ) {
+    pub fn add_pair(&mut self, y: ArrayView2<'_, f32>, d: ArrayView2<'_, f32>) {
         self.count += y.nrows() as f64;
         add_product(&mut self.own, y, y);
         let missing = self
             .missing
             .get_or_insert_with(|| Array2::zeros((d.ncols(), y.ncols())));
         add_product(missing, d, y);
-        self.sum_x += &column_sums(x);
         self.sum_y += &column_sums(y);
         if self.sum_d.is_empty() {
             self.sum_d = Array1::zeros(d.ncols());
@@ -80,10 +70,9 @@ impl Moments {
         self.count
     }
 
-    /// The means of `x` and `y`.
-    pub(crate) fn means(&self) -> [Array1<f64>; 2] {
-        let n = self.count.max(1.0);
-        [&self.sum_x / n, &self.sum_y / n]
+    /// `E[y]`.
+    pub(crate) fn mean(&self) -> Array1<f64> {
+        &self.sum_y / self.count.max(1.0)
     }
 
     /// `E[d]`; empty where both networks are one.
@@ -105,7 +94,7 @@ impl Moments {
         let mut own = std::mem::take(&mut self.own);
         own /= self.count.max(1.0);
         if centre == Centre::Mean {
-            let [_, y] = self.means();
+            let y = self.mean();
             subtract_outer(&mut own, y.view(), y.view());
         }
         own
@@ -116,7 +105,7 @@ impl Moments {
         let mut missing = self.missing.take()?;
         missing /= self.count.max(1.0);
         if centre == Centre::Mean {
-            let [_, y] = self.means();
+            let y = self.mean();
             subtract_outer(&mut missing, self.mean_missing().view(), y.view());
         }
         Some(missing)

@@ -1,9 +1,7 @@
 //! The weights' own operators, run here rather than in the engine: a product with a matrix, rows of a table. So a segment
 //! that the engine loads holds no weight, and a weight is in memory only while its stage runs.
 
-use std::borrow::Cow;
-
-use ndarray::{Array2, ArrayD, ArrayView2, ArrayViewD, Axis, IxDyn};
+use ndarray::{Array2, ArrayD, ArrayView2, ArrayViewD, Axis, CowArray, Ix2, IxDyn};
 use tn_formats::linalg;
 use tn_formats::npy::NpyArray;
 
@@ -23,7 +21,7 @@ use crate::view::GraphView;
 #[derive(Debug)]
 pub(crate) enum Operand<'a> {
     /// `W [M, K]`.
-    Matrix(Array2<f32>),
+    Matrix(CowArray<'a, f32, Ix2>),
     /// `W = L R`, `L [M, r]`, `R [r, K]`.
     Factors(Array2<f32>, Array2<f32>),
     /// A table as the file stores it.
@@ -45,20 +43,22 @@ impl<'a> Operand<'a> {
             problem,
         };
         let matrix = target.matrix(view).map_err(|r| failed(r.to_string()))?;
-        Ok(Self::Matrix(matrix))
+        Ok(Self::Matrix(matrix.into()))
     }
 
     /// The whole matrix, as the operand that the graph's own operator reads; `None` where that is the stored one.
     pub(crate) fn whole(&self, target: &Target) -> Option<TensorProto> {
         let matrix = match self {
-            Self::Matrix(matrix) => Cow::Borrowed(matrix),
+            Self::Matrix(matrix) => matrix.view().into(),
             Self::Factors(left, right) => {
-                Cow::Owned(linalg::matmul(left.view(), right.view()).ok()?)
+                CowArray::from(linalg::matmul(left.view(), right.view()).ok()?)
             }
             Self::Stored(_) => return None,
-            Self::Coded(..) => Cow::Owned(self.rows(&(0..target.shape()[0]).collect::<Vec<_>>())?),
+            Self::Coded(..) => self
+                .rows(&(0..target.shape()[0]).collect::<Vec<_>>())?
+                .into(),
         };
-        let (data, shape) = target.operand(&matrix);
+        let (data, shape) = target.operand(matrix.view());
         Some(tensor::from_f32(target.value(), &shape, &data))
     }
 

@@ -7,8 +7,8 @@ use tn_formats::npy::NpyArray;
 
 use super::batches::Values;
 use super::native::{self, Operand};
-use super::stage::Stages;
-use super::target::Target;
+use super::stage::{Nth, Stages};
+use super::target::{Target, TargetKind};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -52,6 +52,20 @@ impl Cut<'_> {
         own.collect()
     }
 
+    /// Of [`Cut::originals`] those that make fewer numbers than they read.
+    pub(crate) fn narrowing(&self, s: usize) -> Result<Operands<'_>> {
+        let narrow = |t: usize| {
+            let [outputs, inputs] = self.targets[t].shape();
+            matches!(self.targets[t].kind(), TargetKind::Dense(_)) && outputs < inputs
+        };
+        let own = self.stages.uses(s).iter().filter(|&&(t, _)| narrow(t));
+        let own = own.map(|&(t, _)| {
+            let operand = Operand::original(self.view, &self.targets[t])?;
+            Ok((t, operand))
+        });
+        own.collect()
+    }
+
     /// Runs segment `s` on the values of one batch; afterwards they hold what later segments read and nothing else.
     pub(crate) fn run(
         &self,
@@ -74,17 +88,64 @@ impl Cut<'_> {
         values: &mut Values,
     ) -> Result<()> {
         for &(t, nth) in self.stages.uses(s) {
-            let (target, operand) = (&self.targets[t], &operands[&t]);
-            let node = target.nodes()[nth];
-            let output = self.view.node(node).output[0].clone();
-            let made = native::run(self.view, target, nth, operand, overrides, values);
-            let made = match made {
-                Some(made) => NpyArray::F32(made),
-                None => self.run_one(node, target, operand, overrides, values, &output)?,
-            };
-            values.insert(output, made);
+            self.run_use((t, nth), &operands[&t], overrides, values)?;
         }
         Ok(())
+    }
+
+    /// The operators of some of the weights that segment `s` runs first, before it runs: what nothing else reads is let go.
+    pub(crate) fn run_ahead(
+        &self,
+        s: usize,
+        some: &Operands<'_>,
+        overrides: &Overrides,
+        values: &mut Values,
+    ) -> Result<()> {
+        let mut ran = BTreeSet::new();
+        for &(t, nth) in self.stages.uses(s) {
+            if let Some(operand) = some.get(&t) {
+                self.run_use((t, nth), operand, overrides, values)?;
+                ran.insert(self.targets[t].nodes()[nth]);
+            }
+        }
+        let read = |name: &String| {
+            let consumers = self.view.consumers(name);
+            self.view.is_output(name) || !consumers.iter().all(|at| ran.contains(&at.node))
+        };
+        values.retain(|name, _| read(name));
+        Ok(())
+    }
+
+    fn run_use(
+        &self,
+        (t, nth): Nth,
+        operand: &Operand<'_>,
+        overrides: &Overrides,
+        values: &mut Values,
+    ) -> Result<()> {
+        let node = self.targets[t].nodes()[nth];
+        let output = &self.view.node(node).output[0];
+        // What ran ahead is there.
+        if !values.contains_key(output) {
+            let made = self.made_by((t, nth), operand, overrides, values)?;
+            values.insert(output.clone(), made);
+        }
+        Ok(())
+    }
+
+    /// What one operator of a weight makes of the values at hand.
+    pub(crate) fn made_by(
+        &self,
+        (t, nth): Nth,
+        operand: &Operand<'_>,
+        overrides: &Overrides,
+        values: &Values,
+    ) -> Result<NpyArray> {
+        let target = &self.targets[t];
+        match native::run(self.view, target, nth, operand, overrides, values) {
+            Some(made) => Ok(NpyArray::F32(made)),
+            None => self.run_one(target.nodes()[nth], target, operand, overrides, values),
+        }
     }
 
     /// One operator of a weight, in the engine.
@@ -95,8 +156,8 @@ impl Cut<'_> {
         operand: &Operand<'_>,
         overrides: &Overrides,
         values: &Values,
-        output: &String,
     ) -> Result<NpyArray> {
+        let output = &self.view.node(node).output[0];
         let mut overrides = overrides.clone();
         overrides.extend(
             operand

@@ -135,7 +135,7 @@ fn noise(
             else {
                 return Ok(None);
             };
-            let error = native::Operand::Matrix(rounding(t, weight)?);
+            let error = native::Operand::Matrix(rounding(t, weight.into_owned())?.into());
             let made = Windows::over(cut.view, &layers[0], x.shape())
                 .and_then(|w| w.convolve(x.view(), |rows| error.multiply(rows.view())));
             return Ok(made.map(|mut noise| {
@@ -153,7 +153,7 @@ fn noise(
     else {
         return Ok(None);
     };
-    let error = rounding(t, weight)?;
+    let error = rounding(t, weight.into_owned())?;
     let x = if layer.is_input_transposed() {
         x.t()
     } else {

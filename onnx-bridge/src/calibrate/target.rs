@@ -1,6 +1,6 @@
 //! The weights that a plan chooses for: matrices of dense layers, tables that rows are looked up in.
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2};
 
 use crate::constant::Constant;
 use crate::conv_layer::{ConvLayer, ConvOp};
@@ -172,7 +172,7 @@ impl Target {
     }
 
     /// A matrix `[M, N]` as the stored operand, and that operand's shape: what stands for the weight while calibrating.
-    pub(crate) fn operand(&self, matrix: &Array2<f32>) -> (Vec<f32>, Vec<usize>) {
+    pub(crate) fn operand(&self, matrix: ArrayView2<'_, f32>) -> (Vec<f32>, Vec<usize>) {
         let data: Vec<f32> = matrix.iter().copied().collect();
         match &self.kind {
             TargetKind::Dense(layers) if !layers.is_empty() => {

@@ -347,7 +347,7 @@ impl Form {
                 Operand::Coded(left, Some(dense(right)))
             }
             (Self::LowRank { left, right }, _) => Operand::Factors(dense(left), dense(right)),
-            _ => Operand::Matrix(self.matrix()?),
+            _ => Operand::Matrix(self.matrix()?.into()),
         })
     }
 

@@ -8,8 +8,9 @@ use super::check::Outputs;
 use super::context::{Context, failed};
 use super::low_rank::product;
 use crate::calibrate::segment::{Overrides, floats};
-use crate::calibrate::{Moments, Target, TargetKind, Values, Windows};
+use crate::calibrate::{Moments, Nth, Operand, Target, TargetKind, Values, Windows};
 use crate::conv_layer::ConvLayer;
+use crate::dense_layer::DenseLayer;
 use crate::error::Result;
 
 /// The part of the drift of what is added to a layer's result that the layer is asked to take back.
@@ -47,12 +48,17 @@ impl<'c> Runner<'c> {
         let cut = self.context.cut();
         let mut operands = cut.originals(s)?;
         let none = Overrides::new();
-        self.original
-            .par_iter_mut()
-            .try_for_each(|v| cut.run(s, &operands, &none, v))?;
         let Some(compressed) = &mut self.compressed else {
-            return Ok(());
+            return self
+                .original
+                .par_iter_mut()
+                .try_for_each(|v| cut.run(s, &operands, &none, v));
         };
+        let narrowing = cut.narrowing(s + 1)?;
+        self.original.par_iter_mut().try_for_each(|v| {
+            cut.run(s, &operands, &none, v)?;
+            cut.run_ahead(s + 1, &narrowing, &none, v)
+        })?;
         for (&t, operand) in &mut operands {
             let became = solved.get(t).and_then(Option::as_ref);
             if let Some(became) =
@@ -89,37 +95,65 @@ impl<'c> Runner<'c> {
             TargetKind::Table(_) => return Ok(Moments::new(0)),
         };
         let mut moments = Moments::new(target.shape()[1]);
-        let residual = c.stages.residual(t);
-        for (b, batch) in c.batches.iter().enumerate() {
-            let original = &self.original[b];
+        let operand = Operand::Matrix(weight.into());
+        for b in 0..c.batches.len() {
             for (n, layer) in layers.iter().enumerate() {
-                // A later use may stand in a later stage: its inputs are not there yet.
-                if n > 0 && !original.contains_key(layer.input()) {
-                    continue;
-                }
-                let rows = |values: &Values, name: &str| -> Result<Array2<f32>> {
-                    let value = floats(values, name)?;
-                    let turned = name == layer.input() && layer.is_input_transposed();
-                    Ok(batch.rows(if turned { value.t() } else { value.view() }))
-                };
-                let x = rows(original, layer.input())?;
-                let Some(compressed) = self.compressed.as_ref().map(|v| &v[b]) else {
-                    moments.add(x.view());
-                    continue;
-                };
-                let y = rows(compressed, layer.input())?;
-                let mut lacks = product((&x - &y).view(), weight.t())
-                    .map_err(|problem| failed(target, problem))?;
-                if let Some(name) = residual {
-                    let drift = rows(original, name)? - rows(compressed, name)?;
-                    if drift.dim() == lacks.dim() {
-                        lacks.scaled_add(TAKEN_BACK, &drift);
-                    }
-                }
-                moments.add_pair(x.view(), y.view(), lacks.view());
+                self.add(&mut moments, b, (t, n), layer, &operand)?;
             }
         }
         Ok(moments)
+    }
+
+    /// Adds what one use of a weight is given in one batch. A later use may stand in a later stage: its inputs are not there yet.
+    fn add(
+        &self,
+        moments: &mut Moments,
+        b: usize,
+        (t, nth): Nth,
+        layer: &DenseLayer,
+        weight: &Operand<'_>,
+    ) -> Result<()> {
+        let c = self.context;
+        let (target, batch, original) = (&c.targets[t], &c.batches[b], &self.original[b]);
+        let given = |values: &Values| -> Result<Array2<f32>> {
+            let value = floats(values, layer.input())?;
+            let turned = layer.is_input_transposed();
+            Ok(batch.rows(if turned { value.t() } else { value.view() }))
+        };
+        let Some(compressed) = self.compressed.as_ref().map(|values| &values[b]) else {
+            if nth == 0 || original.contains_key(layer.input()) {
+                moments.add(given(original)?.view());
+            }
+            return Ok(());
+        };
+        if nth > 0 && !compressed.contains_key(layer.input()) {
+            return Ok(());
+        }
+        let y = given(compressed)?;
+        let mut lacks = match original.get(layer.output()) {
+            // The original has run ahead.
+            Some(_) => {
+                let none = Overrides::new();
+                let made = c
+                    .cut()
+                    .made_by((t, nth), weight, &none, compressed)?
+                    .to_f32();
+                batch.rows((&floats(original, layer.output())? - &made).view())
+            }
+            None => weight
+                .multiply((given(original)? - &y).view())
+                .ok_or_else(|| failed(target, "expected a matrix that fits its inputs".into()))?,
+        };
+        let residual = c.stages.residual(t);
+        if let Some(name) = residual {
+            let rows = |values: &Values| floats(values, name).map(|v| batch.rows(v.view()));
+            let drift = rows(original)? - rows(compressed)?;
+            if drift.dim() == lacks.dim() {
+                lacks.scaled_add(TAKEN_BACK, &drift);
+            }
+        }
+        moments.add_pair(y.view(), lacks.view());
+        Ok(())
     }
 
     /// The windows that one kernel is given, over all batches: some of them where there are many.
@@ -152,7 +186,7 @@ impl<'c> Runner<'c> {
                 let y = rows(compressed)?;
                 let lacks = product((&x - &y).view(), weight.t())
                     .map_err(|problem| failed(target, problem))?;
-                moments.add_pair(x.view(), y.view(), lacks.view());
+                moments.add_pair(y.view(), lacks.view());
             }
         }
         Ok(moments)

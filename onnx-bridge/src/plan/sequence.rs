@@ -106,7 +106,7 @@ pub(crate) fn recall(context: &Context<'_>, choices: &[Wanted]) -> Option<Vec<So
 }
 
 /// What every job's key starts with.
-const SEQUENCE: &[u8] = b"sequence 3";
+const SEQUENCE: &[u8] = b"sequence 4";
 
 /// The digest of what stands before a job, and what the job makes.
 fn with_choice(context: &Context<'_>, upstream: Digest, t: usize, choice: &Wanted) -> Digest {
@@ -165,7 +165,7 @@ fn job(runner: &Runner<'_>, t: usize, asked: &Wanted) -> Result<Solved> {
     }
     let bias = bias_name(context.view, target).and_then(|name| {
         let bias = Constant::find(context.view, &name)?.to_f32()?;
-        let [_, y] = seen.means();
+        let y = seen.mean();
         let error = &original - &form.matrix()?;
         let shift = error.mapv(f64::from).dot(&y) + seen.mean_missing();
         let shifted = bias
