@@ -307,14 +307,13 @@ impl Job {
         self.importance.get(weight).map(Vec::as_slice)
     }
 
-    /// The same job with networks that are made already, by the name of their weight.
+    /// Gives it networks that are made already, by the name of their weight.
     #[cfg(feature = "tract")]
-    pub(crate) fn with_networks(
-        mut self,
+    pub(crate) fn set_networks(
+        &mut self,
         networks: std::collections::BTreeMap<String, (LayerChoice, Network)>,
-    ) -> Self {
+    ) {
         self.networks = networks;
-        self
     }
 
     /// The network of a weight that is made already.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2};
 
 use crate::calibrate::{Batch, Centre, Moments, Stages, Target, TargetKind};
 use crate::choice::{FormatRule, Job, LayerChoice};
@@ -39,18 +39,33 @@ pub(crate) type Networks = BTreeMap<String, (LayerChoice, Network)>;
 /// [`crate::Error::Dataset`] where the data does not fit it.
 pub fn fit_job(
     model: &Model,
-    job: Job,
+    mut job: Job,
     data: &Dataset,
     progress: &(dyn Fn(&str, usize, usize) + Sync),
 ) -> Result<Job> {
+    fit_jobs(model, &mut [&mut job], data, progress)?;
+    Ok(job)
+}
+
+/// As [`fit_job`], several jobs for one model in one pass over the data.
+///
+/// # Errors
+/// As [`fit_job`]; the jobs are then as they were.
+pub fn fit_jobs(
+    model: &Model,
+    jobs: &mut [&mut Job],
+    data: &Dataset,
+    progress: &(dyn Fn(&str, usize, usize) + Sync),
+) -> Result<()> {
     let view = GraphView::new(model);
+    let asked = |target: &Target| jobs.iter().any(|job| wanted(job, target).is_some());
     let targets: Vec<Target> = Target::all(&view)
         .into_iter()
         .filter_map(|(_, found)| found.ok())
-        .filter(|target| wanted(&job, target).is_some())
+        .filter(asked)
         .collect();
     if targets.is_empty() {
-        return Ok(job);
+        return Ok(());
     }
     check_data(model, data)?;
     let context = Context {
@@ -64,19 +79,26 @@ pub fn fit_job(
         store: &MemoryStore::default(),
         progress,
     };
-    let networks = Mutex::new(Networks::new());
+    let networks = Mutex::new(vec![Networks::new(); jobs.len()]);
     let visit = |t: usize, weight: &Array2<f32>, seen: &mut Moments| {
         let target = &context.targets[t];
-        // One that cannot take the form is skipped with its reason when the job is done.
-        if let Some(Ok((choice, network))) = fitted(&view, &job, target, weight, seen)
-            && let Ok(mut networks) = networks.lock()
-        {
-            networks.insert(target.name().to_string(), (choice, network));
+        let moment = seen.take_own(Centre::Zero);
+        for (n, job) in jobs.iter().enumerate() {
+            // One that cannot take the form is skipped with its reason when the job is done.
+            if let Some(Ok(made)) = fitted(&view, job, target, weight, moment.view())
+                && let Ok(mut networks) = networks.lock()
+            {
+                networks[n].insert(target.name().to_string(), made);
+            }
         }
         Ok(())
     };
     survey_moments(&context, &visit, &|_| false)?;
-    Ok(job.with_networks(networks.into_inner().unwrap_or_default()))
+    let networks = networks.into_inner().unwrap_or_default();
+    for (job, networks) in jobs.iter_mut().zip(networks) {
+        job.set_networks(networks);
+    }
+    Ok(())
 }
 
 /// The form of a weight that can be fitted.
@@ -93,7 +115,7 @@ fn fitted(
     job: &Job,
     target: &Target,
     weight: &Array2<f32>,
-    seen: &mut Moments,
+    moment: ArrayView2<'_, f64>,
 ) -> Option<std::result::Result<(LayerChoice, Network), SkipReason>> {
     let format = wanted(job, target)?;
     let subject = match target.kind() {
@@ -101,10 +123,9 @@ fn fitted(
         TargetKind::Conv(layers) => Subject::Kernel(view, layers.first()?),
         TargetKind::Table(_) => return None,
     };
-    let moment = seen.take_own(Centre::Zero);
     let choice = subject.resolve(job.spec(target.name()), format);
     Some(choice.and_then(|choice| {
-        let network = Network::fit(weight.view(), moment.view(), &choice)?;
+        let network = Network::fit(weight.view(), moment, &choice)?;
         Ok((choice, network))
     }))
 }

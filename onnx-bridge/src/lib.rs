@@ -74,7 +74,7 @@ pub use engine::{BATCH, Engine, InputInfo, check_data, model_inputs};
 pub use error::{Error, Result};
 pub use external::{ExternalData, Folder, NoExternalData, Parts};
 #[cfg(feature = "tract")]
-pub use fit::fit_job;
+pub use fit::{fit_job, fit_jobs};
 pub use inspect::{Format, Inspection, Verdict, WeightInfo, inspect};
 pub use model::Model;
 pub use network::Network;

@@ -406,7 +406,14 @@ fn factors_fitted_to_what_layers_are_given_lose_less_of_it() {
         let ((before, many), (after, few)) = (loss(&plain), loss(&fitted));
         assert!(after < 0.8 * before, "{format:?}: {before} -> {after}");
         assert_eq!(few, many, "{format:?}");
-        let again = onnx_bridge::fit_job(&model, plain, &data, &|_, _, _| ()).unwrap();
-        assert_eq!(again, fitted, "{format:?}: a second time");
+        let (mut again, mut coarser) = (plain.clone(), plain.with_bits(Bits::B4));
+        let alone = onnx_bridge::fit_job(&model, coarser.clone(), &data, &|_, _, _| ()).unwrap();
+        let mut both = [&mut again, &mut coarser];
+        onnx_bridge::fit_jobs(&model, &mut both, &data, &|_, _, _| ()).unwrap();
+        assert_eq!(
+            (again, coarser),
+            (fitted, alone),
+            "{format:?}: both at once"
+        );
     }
 }

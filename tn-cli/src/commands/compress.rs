@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use onnx_bridge::{Dataset, Job, Model, Outcome, RewriteEntry, RewriteReport, Rewritten};
+use onnx_bridge::{Job, Model, Outcome, RewriteEntry, RewriteReport, Rewritten};
 use quant_core::Bits;
 use serde::Serialize;
 
@@ -128,12 +128,13 @@ pub(crate) fn run(args: CompressArgs) -> Result<(), CliError> {
     }
     let read = stage.finish();
 
-    let todo = asked(&model, &job, progress)?;
+    let (todo, finer) = asked(&model, &job, progress)?;
     let (mut compressed, rewrite, compress) = rewrite(&model, &job, &todo, progress)?;
     let mut tuned = None;
-    if let Some((tuning, data)) = &tuning {
+    if let Some(((tuning, data), finer)) = tuning.as_ref().zip(finer) {
         let stage = progress.stage("finer codes to start from", 0);
-        let warm = finer(&model, &job, todo, progress)?;
+        let (warm, _) = onnx_bridge::compress_with(&model, &finer, &|_| ())
+            .map_err(|error| not_rewritten(&job, &error))?;
         drop(stage);
         let pair = [&model, &compressed];
         let (trained, report) = tuning.train(pair, Some(&warm), data, progress)?;
@@ -247,12 +248,20 @@ fn verify(
     }
 }
 
-/// The job, fitted to the data where there is some: factors, and how much the rows of tables count. A warning where tract does
-/// not run the model on it.
-fn asked(model: &Model, job: &CompressJob, progress: Progress) -> Result<Job, CliError> {
+/// The job, fitted to the data where there is some: factors, and how much the rows of tables count. Where its result is to be
+/// trained, beside it the same with 8 bits for every number: what the training starts from, fewer bits having lost it. A
+/// warning where tract does not run the model on the data.
+fn asked(
+    model: &Model,
+    job: &CompressJob,
+    progress: Progress,
+) -> Result<(Job, Option<Job>), CliError> {
     let mut todo = ask(model, &job.choices, progress);
+    let finer =
+        |todo: &Job| Some(todo.clone().with_bits(Bits::B8)).filter(|_| job.tuning.is_some());
     let Some(calib) = &job.calib else {
-        return Ok(todo);
+        let finer = finer(&todo);
+        return Ok((todo, finer));
     };
     let data = read_dataset(calib, model)?;
     let mut untold = None;
@@ -265,35 +274,23 @@ fn asked(model: &Model, job: &CompressJob, progress: Progress) -> Result<Job, Cl
         Err(error @ onnx_bridge::Error::Engine { .. }) => untold = Some(error),
         Err(error) => return Err(CliError::content(&job.model, error)),
     }
-    let (todo, unfitted) = fitted(job, model, (todo, &data), progress)?;
-    if let Some(error) = unfitted.or(untold) {
+    let mut finer = finer(&todo);
+    let mut both: Vec<&mut Job> = std::iter::once(&mut todo).chain(&mut finer).collect();
+    let stage = progress.stage("calibrating", 0);
+    let fitted = onnx_bridge::fit_jobs(model, &mut both, &data, &|_, _, _| stage.step());
+    drop(stage);
+    match fitted {
+        Ok(()) => {}
+        Err(error @ onnx_bridge::Error::Engine { .. }) => untold = Some(error),
+        Err(error) => return Err(CliError::content(calib, error)),
+    }
+    if let Some(error) = untold {
         progress.warn(&format!(
             "{} is NOT USED for the choices, which rest on the weights alone, since tract does not run the model: {error}",
             calib.display()
         ));
     }
-    Ok(todo)
-}
-
-/// The job with its factors fitted to what the layers are given; where tract does not run the model, as it was, with what it
-/// says.
-fn fitted(
-    job: &CompressJob,
-    model: &Model,
-    (todo, data): (Job, &Dataset),
-    progress: Progress,
-) -> Result<(Job, Option<onnx_bridge::Error>), CliError> {
-    let stage = progress.stage("calibrating", 0);
-    let fitted = onnx_bridge::fit_job(model, todo.clone(), data, &|_, _, _| stage.step());
-    drop(stage);
-    match fitted {
-        Ok(fitted) => Ok((fitted, None)),
-        Err(error @ onnx_bridge::Error::Engine { .. }) => Ok((todo, Some(error))),
-        Err(error) => Err(CliError::content(
-            job.calib.as_deref().unwrap_or(&job.model),
-            error,
-        )),
-    }
+    Ok((todo, finer))
 }
 
 fn rewrite(
@@ -306,26 +303,12 @@ fn rewrite(
     let stage = progress.stage("compressing", total);
     let done = |_: &str| stage.step();
     let (compressed, report) = onnx_bridge::compress_with(model, todo, &done)
-        .map_err(|error| CliError::content(&job.model, format!("cannot be rewritten: {error}")))?;
+        .map_err(|error| not_rewritten(job, &error))?;
     Ok((compressed, report, stage.finish()))
 }
 
-/// The same networks with 8 bits for every number: what their training starts from, fewer bits having lost it.
-fn finer(
-    model: &Model,
-    job: &CompressJob,
-    todo: Job,
-    progress: Progress,
-) -> Result<Model, CliError> {
-    let mut todo = todo.with_bits(Bits::B8);
-    if let Some(calib) = &job.calib {
-        let data = read_dataset(calib, model)?;
-        (todo, _) = fitted(job, model, (todo, &data), progress)?;
-    }
-    let made = onnx_bridge::compress_with(model, &todo, &|_| ());
-    let made = made
-        .map_err(|error| CliError::content(&job.model, format!("cannot be rewritten: {error}")))?;
-    Ok(made.0)
+fn not_rewritten(job: &CompressJob, error: &onnx_bridge::Error) -> CliError {
+    CliError::content(&job.model, format!("cannot be rewritten: {error}"))
 }
 
 /// The job for the weights of this model. A rule that matches none of them is worth a warning.
