@@ -11,8 +11,8 @@ use crate::goals::GoalArgs;
 use crate::limit::Memory;
 use crate::rules::LayerRule;
 use crate::settings::{
-    ArrayFormat, ArrayModes, Format, Granularity, Layout, Modes, Ranks, Scheme, StrategyName,
-    Width, parse_bits,
+    ArrayFormat, ArrayModes, Format, Granularity, Layout, Modes, Ranks, Scheme, Settings,
+    StrategyName, Width, parse_bits,
 };
 
 use crate::study::StudyCommand;
@@ -195,25 +195,42 @@ pub(crate) struct SettingsArgs {
 }
 
 impl CompressArgs {
-    /// Whether a plan chooses: for a goal, from a plan's file, or because there is data and no setting says what weights are to
-    /// become.
+    /// Whether a plan chooses: for a goal, from a plan's file, among an engine's own formats, or because there is data and no
+    /// setting says what weights are to become.
     pub(crate) fn is_planned(&self) -> bool {
         let by_hand = self.settings.any() || self.reference.is_some();
         let by_rule = self.layers.iter().any(LayerRule::sets);
-        self.goals.any() || self.plan.is_some() || self.calib.is_some() && !by_hand && !by_rule
+        let told = self.goals.any() || self.plan.is_some() || self.goals.names_an_engine();
+        told || self.calib.is_some() && !by_hand && !by_rule
     }
 }
 
 impl SettingsArgs {
+    /// The same as they stand in a rule.
+    pub(crate) fn settings(&self) -> Settings {
+        let Self {
+            format,
+            layout,
+            modes,
+            ranks,
+            bits,
+            scheme,
+            granularity,
+        } = self.clone();
+        Settings {
+            format,
+            layout,
+            modes,
+            ranks,
+            bits,
+            scheme,
+            granularity,
+        }
+    }
+
     /// Whether any is given.
     fn any(&self) -> bool {
-        self.format.is_some()
-            || self.layout.is_some()
-            || self.modes.is_some()
-            || self.ranks.is_some()
-            || self.bits.is_some()
-            || self.scheme.is_some()
-            || self.granularity.is_some()
+        self.settings() != Settings::default()
     }
 }
 

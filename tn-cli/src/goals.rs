@@ -10,7 +10,9 @@ use onnx_bridge::plan::{Goal, Store};
 
 /// The goals of a plan.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Goals [default with --calib and no choices: --max-loss 0.5%]")]
+#[command(
+    next_help_heading = "Goals [default with --calib and no choices, or for an engine: --max-loss 0.5%]"
+)]
 pub(crate) struct GoalArgs {
     /// The size of the file: `8x` smaller, `25%` of the original, `3MB`, or bytes
     #[arg(long, value_name = "SIZE")]
@@ -40,6 +42,11 @@ impl GoalArgs {
             || self.max_loss.is_some()
             || self.max_drop.is_some()
             || self.target_speed.is_some()
+    }
+
+    /// Whether the model is written for one engine, whose own formats a plan chooses among.
+    pub(crate) fn names_an_engine(&self) -> bool {
+        self.target.is_some_and(|engine| engine != Engine::Portable)
     }
 
     /// The goals for a model of so many bytes.

@@ -9,7 +9,6 @@ use tn_formats::Truncation;
 use crate::args::{CompressArgs, SettingsArgs};
 use crate::encoded::Storage;
 use crate::error::CliError;
-use crate::goals::Engine;
 use crate::output::{Existing, OutputFile};
 use crate::rules::{Action, LayerRule, idle_rules};
 use crate::settings::{Format, Granularity, Layout, Ranks, Scheme, Settings};
@@ -35,18 +34,12 @@ impl CompressJob {
     ///
     /// [`CliError::Usage`] for choices that exclude each other, those of [`OutputFile::new`] for the output.
     pub(crate) fn new(args: CompressArgs) -> Result<Self, CliError> {
-        if args.goals.target.is_some_and(|t| t != Engine::Portable) {
-            return Err(CliError::Usage(
-                "--target: an engine's own formats are chosen by data: it needs a goal, such as --target-size"
-                    .to_owned(),
-            ));
-        }
         if args.reference.is_some() && args.finetune.is_some() {
             return Err(CliError::Usage(
                 "--reference: expected no --finetune, which changes the codes that the reference stands for".to_owned(),
             ));
         }
-        let choices = Choices::new(args.settings, args.layers)?;
+        let choices = Choices::new(&args.settings, args.layers)?;
         let tuning = TuningJob::new(args.finetune.as_deref(), &args.tuning, args.compute.seed)?;
         not_the_input(&args.model, &args.output)?;
         let output = OutputFile::new(&args.output, existing(args.force))?;
@@ -129,25 +122,8 @@ pub(crate) struct Choices {
 }
 
 impl Choices {
-    fn new(args: SettingsArgs, rules: Vec<LayerRule>) -> Result<Self, CliError> {
-        let SettingsArgs {
-            format,
-            layout,
-            modes,
-            ranks,
-            bits,
-            scheme,
-            granularity,
-        } = args;
-        let base = Settings {
-            format,
-            layout,
-            modes,
-            ranks,
-            bits,
-            scheme,
-            granularity,
-        };
+    fn new(args: &SettingsArgs, rules: Vec<LayerRule>) -> Result<Self, CliError> {
+        let base = args.settings();
         let of_rules = || {
             rules.iter().filter_map(|rule| match rule.action() {
                 Action::Set(settings) => Some((rule, settings)),
@@ -261,7 +237,7 @@ mod tests {
             .iter()
             .chain(line);
         match Cli::try_parse_from(line).unwrap().command {
-            Command::Compress(args) => Choices::new(args.settings, args.layers),
+            Command::Compress(args) => Choices::new(&args.settings, args.layers),
             other => panic!("expected compress, found {other:?}"),
         }
     }

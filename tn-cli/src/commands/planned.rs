@@ -2,6 +2,7 @@
 
 mod report;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -39,6 +40,15 @@ struct Ask<'a> {
     plan: Option<&'a Path>,
     page: &'a Page,
     talk: &'a TalkArgs,
+    nodes: &'a Nodes,
+}
+
+/// The nodes that use each weight.
+type Nodes = BTreeMap<String, Vec<String>>;
+
+fn nodes_of(model: &Model) -> Nodes {
+    let weights = inspect(model).weights.into_iter();
+    weights.map(|w| (w.name, w.nodes)).collect()
 }
 
 /// The finest grid that takes at most so many bits for a code, by its nominal bits.
@@ -47,21 +57,28 @@ fn grid_of(bits: u8) -> u8 {
     grids.filter(|b| *b <= bits).max().unwrap_or(bits)
 }
 
-/// Settings that a plan has no choice for.
-fn refuse(settings: &SettingsArgs) -> Result<(), CliError> {
-    let given = [
-        ("--layout", settings.layout.is_some()),
-        ("--modes", settings.modes.is_some()),
-        ("--ranks", settings.ranks.is_some()),
-        ("--scheme", settings.scheme.is_some()),
-        ("--granularity", settings.granularity.is_some()),
-    ];
-    match given.iter().find(|(_, set)| *set) {
-        Some((flag, _)) => Err(CliError::Usage(format!(
-            "{flag}: a goal leaves this to the plan; --format and --bits narrow its choices"
-        ))),
-        None => Ok(()),
+/// Settings that a plan has no choice for, of all layers and of those that a rule names.
+fn refuse(settings: &SettingsArgs, rules: &[LayerRule]) -> Result<(), CliError> {
+    let all = settings.settings();
+    let of_rules = rules.iter().filter_map(|rule| match rule.action() {
+        Action::Set(set) => Some((format!("--layer '{}': ", rule.pattern()), set)),
+        Action::Keep => None,
+    });
+    for (place, set) in [("--".to_owned(), &all)].into_iter().chain(of_rules) {
+        let given = [
+            ("layout", set.layout.is_some()),
+            ("modes", set.modes.is_some()),
+            ("ranks", set.ranks.is_some()),
+            ("scheme", set.scheme.is_some()),
+            ("granularity", set.granularity.is_some()),
+        ];
+        if let Some((key, _)) = given.iter().find(|(_, set)| *set) {
+            return Err(CliError::Usage(format!(
+                "{place}{key}: a goal, or the formats of an engine, leave this to the plan; format and bits narrow its choices"
+            )));
+        }
     }
+    Ok(())
 }
 
 /// The plan and its model; the jobs that it took stay in the store until it is finished.
@@ -72,31 +89,17 @@ fn solve<'a>(
 ) -> Result<(Planned, FolderStore), CliError> {
     let progress = Progress::detect(ask.talk.quiet);
     let plan = ask.plan.map(read_plan).transpose()?;
-    let names: std::collections::BTreeMap<String, Vec<String>> = inspect(model)
-        .weights
-        .into_iter()
-        .map(|w| {
-            (
-                w.name.clone(),
-                std::iter::once(w.name).chain(w.nodes).collect(),
-            )
-        })
-        .collect();
-    let layers: Vec<Vec<&str>> = names
-        .values()
-        .map(|names| names.iter().map(String::as_str).collect())
-        .collect();
+    let names = |weight: &str| -> Vec<&str> {
+        let nodes = ask.nodes.get_key_value(weight);
+        let nodes = nodes.map(|(name, nodes)| std::iter::once(name).chain(nodes));
+        nodes.into_iter().flatten().map(String::as_str).collect()
+    };
+    let layers: Vec<Vec<&str>> = ask.nodes.keys().map(|weight| names(weight)).collect();
     for idle in idle_rules(ask.rules, &layers) {
         progress.warn(&idle);
     }
     let allow = |target: &onnx_bridge::calibrate::Target, candidate: &Candidate| {
-        let own = [target.name().to_owned()];
-        let names: Vec<&str> = names
-            .get(target.name())
-            .map_or(&own[..], Vec::as_slice)
-            .iter()
-            .map(String::as_str)
-            .collect();
+        let names = names(target.name());
         let rule = ask
             .rules
             .iter()
@@ -167,10 +170,11 @@ fn read_plan(path: &Path) -> Result<Plan, CliError> {
 /// `tnq compress` with a goal or a plan.
 pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
     let start = Instant::now();
-    refuse(&args.settings)?;
+    refuse(&args.settings, &args.layers)?;
     if args.reference.is_some() {
         return Err(CliError::Usage(
-            "--reference: expected no goal and no plan, whose grids have no dense reference".into(),
+            "--reference: expected no goal, plan or engine, whose grids have no dense reference"
+                .into(),
         ));
     }
     let tuning = TuningJob::new(args.finetune.as_deref(), &args.tuning, args.compute.seed)?;
@@ -200,6 +204,7 @@ pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
         plan: args.plan.as_deref(),
         page: &page,
         talk: &args.talk,
+        nodes: &nodes_of(&model),
     };
     let (mut planned, store) = solve(&ask, &model, &data)?;
     let plan_seconds = start.elapsed().as_secs_f64();
@@ -290,7 +295,7 @@ fn judge(
 /// `tnq plan`: the choices, without a model.
 pub(crate) fn plan(args: &PlanArgs) -> Result<Ended, CliError> {
     let start = Instant::now();
-    refuse(&args.settings)?;
+    refuse(&args.settings, &args.layers)?;
     use_threads(args.compute.threads)?;
     let model = read_model(&args.model)?;
     let output = args
@@ -312,6 +317,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Ended, CliError> {
         plan: None,
         page: &page,
         talk: &args.talk,
+        nodes: &nodes_of(&model),
     };
     let named = (args.model.as_path(), &model);
     let data = calibration(args.calib.as_deref(), named, args.compute.seed, &args.talk)?;

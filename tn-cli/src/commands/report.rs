@@ -1,5 +1,6 @@
 //! `tnq report`, and `--report` of the commands that have a result to show: the page of what `--json` prints.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -100,7 +101,7 @@ pub(crate) struct Seen {
 
 /// What can be seen of the weights of a model, by their names.
 #[derive(Debug, Default)]
-pub(crate) struct Sight(Vec<Diagnosis>);
+pub(crate) struct Sight(BTreeMap<String, Seen>);
 
 impl Sight {
     /// Look at the weights if the result is shown with its numbers: as JSON or as a page.
@@ -111,7 +112,14 @@ impl Sight {
         became: &dyn Fn(&str) -> Option<Array2<f32>>,
     ) -> Self {
         if talk.json || page.wanted() {
-            Self(diagnose(model, became))
+            let seen = |d: Diagnosis| {
+                let seen = Seen {
+                    error_histogram: d.errors,
+                    spectrum: d.spectrum,
+                };
+                (d.name, seen)
+            };
+            Self(diagnose(model, became).into_iter().map(seen).collect())
         } else {
             Self::default()
         }
@@ -119,10 +127,6 @@ impl Sight {
 
     /// What was seen of one weight.
     pub(crate) fn weight(&self, name: &str) -> Seen {
-        let found = self.0.iter().find(|d| d.name == name);
-        found.map_or_else(Seen::default, |d| Seen {
-            error_histogram: d.errors.clone(),
-            spectrum: d.spectrum.clone(),
-        })
+        self.0.get(name).cloned().unwrap_or_default()
     }
 }

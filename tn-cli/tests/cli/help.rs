@@ -58,8 +58,23 @@ fn wrong_usage_exits_with_two() {
         "modes need the format tt",
     );
     check(
-        &["compress", "m.onnx", "-o", "o.onnx", "--target", "ort"],
-        "--target: an engine's own formats are chosen by data",
+        &[
+            "compress", "m.onnx", "-o", "o.onnx", "--target", "ort", "--ranks", "8",
+        ],
+        "--ranks: a goal, or the formats of an engine, leave this to the plan",
+    );
+    check(
+        &[
+            "compress",
+            "m.onnx",
+            "-o",
+            "o.onnx",
+            "--target-size",
+            "8x",
+            "--layer",
+            "fc=ranks=8",
+        ],
+        "--layer 'fc': ranks: a goal, or the formats of an engine, leave this to the plan",
     );
     check(
         &["verify", "a.onnx", "b.onnx", "--threads", "100000"],

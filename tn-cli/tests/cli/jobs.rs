@@ -311,3 +311,38 @@ fn data_without_choices_is_a_goal_and_a_goal_without_data_says_so() {
     let bytes = |key: &str| report["bytes"][key].as_u64().unwrap();
     assert!(10 * bytes("after") <= bytes("before"));
 }
+
+#[test]
+fn the_formats_of_an_engine_need_no_goal() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.onnx");
+    let (model, calib) = (digits("model.onnx"), digits("calib.npz"));
+    let [model, calib, path] = [&model, &calib, &out].map(|p| p.to_str().unwrap());
+    let data = ["--calib", calib, "--json", "--quiet", "--force"];
+    let by_hand = ["--format", "dense", "--bits", "4", "--layer", "fc3=keep"];
+    for engine in ["tract", "ort"] {
+        let line = ["compress", model, "-o", path, "--target", engine];
+        let done = tnq(&[&line[..], &data, &by_hand].concat())
+            .output()
+            .unwrap();
+        let report: Value = serde_json::from_slice(&done.stdout).unwrap();
+        // The loss that nobody asked for is the default goal: four bits miss it.
+        let met = report["goal"]["met"].as_bool().unwrap();
+        assert_eq!(
+            done.status.code(),
+            Some(if met { 0 } else { 3 }),
+            "{engine}"
+        );
+        for weight in report["weights"].as_array().unwrap() {
+            let kept = weight["name"] == "fc3.weight";
+            let wanted = if kept { "keep" } else { "dense" };
+            assert_eq!(weight["format"], wanted, "{engine}: {weight}");
+        }
+        let bytes = fs::read(&out).unwrap();
+        let packed = bytes.windows(11).any(|w| w == b"MatMulNBits");
+        assert!(packed, "{engine}");
+    }
+    let report = compress(&out, &["--target", "ort", "--force"]);
+    let loss = report["verification"]["relative_l2"].as_f64().unwrap();
+    assert!(loss <= 0.005, "{loss}");
+}

@@ -1,9 +1,10 @@
 //! What `tnq plan` and a planned `tnq compress` report.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use onnx_bridge::plan::{Candidate, Ended as Search, Planned, Tradeoff};
-use onnx_bridge::{Model, inspect};
+use onnx_bridge::Model;
+use onnx_bridge::plan::{Candidate, Ended as Search, Planned, Solved, Tradeoff};
 use serde::Serialize;
 
 use super::super::finetune::line;
@@ -51,7 +52,7 @@ struct Reached<'a> {
 #[derive(Debug, Serialize)]
 struct Weight<'a> {
     name: &'a str,
-    nodes: Vec<String>,
+    nodes: &'a [String],
     op: &'a str,
     shape: [usize; 2],
     format: &'static str,
@@ -80,7 +81,7 @@ struct Modes {
 #[derive(Debug, Serialize)]
 struct Skipped<'a> {
     name: &'a str,
-    nodes: Vec<String>,
+    nodes: &'a [String],
     reason: String,
 }
 
@@ -101,11 +102,9 @@ pub(super) fn tell(
     seed: u64,
     seconds: Seconds,
 ) -> Result<Ended, CliError> {
-    let solved = planned.plan.weights.iter().zip(&planned.solved);
-    let became = |name: &str| {
-        let (_, solved) = solved.clone().find(|(w, _)| w.name == name)?;
-        solved.form.matrix()
-    };
+    let names = planned.plan.weights.iter().map(|w| w.name.as_str());
+    let solved: BTreeMap<&str, &Solved> = names.zip(&planned.solved).collect();
+    let became = |name: &str| solved.get(name)?.form.matrix();
     let sight = Sight::of(model, ask.talk, ask.page, &became);
     let latency = if ask.page.wanted() {
         let [original, other] = [(model, ask.model), (&planned.model, ask.beside)]
@@ -114,11 +113,7 @@ pub(super) fn tell(
     } else {
         None
     };
-    let named = inspect(model).weights;
-    let nodes = |name: &str| {
-        let found = named.iter().find(|w| w.name == name);
-        found.map_or_else(Vec::new, |w| w.nodes.clone())
-    };
+    let nodes = |name: &str| ask.nodes.get(name).map_or(&[][..], Vec::as_slice);
     let weights = planned
         .plan
         .weights
