@@ -4,6 +4,7 @@ use maud::{Markup, html};
 
 use super::data::{Outcome, Weight};
 use super::plot::{Axis, Bar, Direction, Line, Plot, Rule, Scale};
+use super::scroll;
 use crate::table::{bytes, figure, shape};
 
 /// Weights whose plots are shown at once; those of the others unfold.
@@ -76,47 +77,42 @@ pub(super) fn times(before: u64, after: u64) -> String {
     format!("{:.1}×", before as f64 / after.max(1) as f64)
 }
 
-/// One row for every weight that became something else.
+/// One row for every weight that became something else; what a phone shows without scrolling stands first.
 pub(super) fn table(outcome: &Outcome) -> Markup {
     let predicted = outcome.weights.iter().any(|w| w.predicted_loss.is_some());
-    html! {
-        div.scroll role="region" aria-label="Table of the weights" tabindex="0" {
-            table {
-                caption { "Weights that became something else, in the order of the file: the node that uses each, and its own name" }
-                thead {
-                    tr {
-                        th scope="col" { "Weight" }
-                        th scope="col" { "Operator" }
-                        th.number scope="col" { "Shape" }
-                        th scope="col" { "Became" }
-                        th.number scope="col" { "Bits" }
-                        th.number scope="col" { "Before" }
-                        th.number scope="col" { "After" }
-                        th.number scope="col" { "Smaller" }
-                        th.number scope="col" { "Error" }
-                        @if predicted { th.number.wrap scope="col" { "Predicted loss" } }
-                    }
+    let head = html! {
+        th scope="col" { "Weight" }
+        th scope="col" { "Became" }
+        th.number scope="col" { "Bits" }
+        th.number scope="col" { "Before" }
+        th.number scope="col" { "After" }
+        th.number scope="col" { "Smaller" }
+        th.number scope="col" { "Error" }
+        @if predicted { th.number.wrap scope="col" { "Predicted loss" } }
+        th.number scope="col" { "Shape" }
+        th scope="col" { "Operator" }
+    };
+    let rows = html! {
+        @for weight in &outcome.weights {
+            tr {
+                th.name scope="row" { (named(&weight.title(), &weight.name)) }
+                td.became { b { (weight.format) } @let details = weight.details(); @if !details.is_empty() { " " (details) } }
+                td.number { @if let Some(bits) = weight.bits { (bits) } }
+                td.number data-value=(weight.bytes_before) { (bytes(weight.bytes_before)) }
+                td.number data-value=(weight.bytes_after) { (bytes(weight.bytes_after)) }
+                td.number { (times(weight.bytes_before, weight.bytes_after)) }
+                td.number { @if let Some(error) = weight.error { span data-error=(error) { (figure(error)) } } }
+                @if predicted {
+                    td.number { @if let Some(loss) = weight.predicted_loss { (figure(loss.max(0.0).sqrt())) } }
                 }
-                tbody {
-                    @for weight in &outcome.weights {
-                        tr {
-                            th.name scope="row" { (named(&weight.title(), &weight.name)) }
-                            td { (weight.op.as_deref().unwrap_or_default()) }
-                            td.number { (shape(&weight.shape)) }
-                            td.became { b { (weight.format) } @let details = weight.details(); @if !details.is_empty() { " " (details) } }
-                            td.number { @if let Some(bits) = weight.bits { (bits) } }
-                            td.number data-value=(weight.bytes_before) { (bytes(weight.bytes_before)) }
-                            td.number data-value=(weight.bytes_after) { (bytes(weight.bytes_after)) }
-                            td.number { (times(weight.bytes_before, weight.bytes_after)) }
-                            td.number { @if let Some(error) = weight.error { span data-error=(error) { (figure(error)) } } }
-                            @if predicted {
-                                td.number { @if let Some(loss) = weight.predicted_loss { (figure(loss.max(0.0).sqrt())) } }
-                            }
-                        }
-                    }
-                }
+                td.number { (shape(&weight.shape)) }
+                td { (weight.op.as_deref().unwrap_or_default()) }
             }
         }
+    };
+    let caption = "Weights that became something else, in the order of the file: the node that uses each, and its own name";
+    html! {
+        (scroll::table("Table of the weights", caption, &head, &rows))
         p.note {
             "Error: relative distance of the matrix, ‖W − W̃‖ / ‖W‖, decomposition and quantization together."
             @if predicted { " Predicted loss: what this weight alone is expected to move the model's output by, relative L2." }

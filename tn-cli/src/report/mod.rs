@@ -9,6 +9,7 @@ mod layers;
 mod page;
 mod plot;
 mod repeat;
+mod scroll;
 mod tradeoff;
 mod training;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::data::{Outcome, Skipped};
-use super::{headline, layers, repeat, tradeoff, training};
+use super::{headline, layers, repeat, scroll, tradeoff, training};
 use crate::table::{bytes, shape};
 
 const STYLE: &str = include_str!("style.css");
@@ -117,31 +117,24 @@ fn stays(skipped: &[Skipped]) -> Markup {
     }
     let shapes = skipped.iter().any(|w| !w.shape.is_empty());
     let sizes = skipped.iter().any(|w| w.bytes.is_some());
-    html! {
-        div.scroll role="region" aria-label="Table of the weights that stay" tabindex="0" {
-            table {
-                caption { "Weights that are as they were" }
-                thead {
-                    tr {
-                        th scope="col" { "Why" }
-                        th scope="col" { "Weight" }
-                        @if shapes { th.number scope="col" { "Shape" } }
-                        @if sizes { th.number scope="col" { "Bytes" } }
-                    }
-                }
-                tbody {
-                    @for (reason, weights) in reasons {
-                        @for (k, weight) in weights.iter().enumerate() {
-                            tr {
-                                @if k == 0 { td.why rowspan=(weights.len()) { (reason) } }
-                                th.name scope="row" { (layers::named(&weight.title(), &weight.name)) }
-                                @if shapes { td.number { (shape(&weight.shape)) } }
-                                @if sizes { td.number { (weight.bytes.map(bytes).unwrap_or_default()) } }
-                            }
-                        }
-                    }
+    let head = html! {
+        th scope="col" { "Why" }
+        th scope="col" { "Weight" }
+        @if shapes { th.number scope="col" { "Shape" } }
+        @if sizes { th.number scope="col" { "Bytes" } }
+    };
+    let rows = html! {
+        @for (reason, weights) in reasons {
+            @for (k, weight) in weights.iter().enumerate() {
+                tr {
+                    @if k == 0 { td.why rowspan=(weights.len()) { (reason) } }
+                    th.name scope="row" { (layers::named(&weight.title(), &weight.name)) }
+                    @if shapes { td.number { (shape(&weight.shape)) } }
+                    @if sizes { td.number { (weight.bytes.map(bytes).unwrap_or_default()) } }
                 }
             }
         }
-    }
+    };
+    let caption = "Weights that are as they were";
+    scroll::table("Table of the weights that stay", caption, &head, &rows)
 }

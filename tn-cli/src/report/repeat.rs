@@ -57,13 +57,20 @@ pub(super) fn section(outcome: &Outcome) -> Markup {
         @match &outcome.command_line {
             Some(line) => {
                 p { "The same files, the same version and as many threads give the same bytes." }
-                pre tabindex="0" aria-label="The command" { code { (line) } }
+                pre tabindex="0" aria-label="The command" { code { (words(line)) } }
             }
             None => p { "This result does not say by which command it was made." },
         }
         dl.facts {
             @for (name, value) in facts { div { dt { (name) } dd { (value) } } }
         }
+    }
+}
+
+/// A line that is broken between its words; browsers break after the hyphens of a flag, too.
+fn words(line: &str) -> Markup {
+    html! {
+        @for (k, word) in line.split(' ').enumerate() { @if k > 0 { " " } span { (word) } }
     }
 }
 

@@ -6,6 +6,7 @@ use onnx_bridge::plan::TradeoffPoint;
 use super::data::Outcome;
 use super::layers::{short, times};
 use super::plot::{Axis, Direction, Line, Mark, Plot, Rule, Scale, Shape};
+use super::scroll;
 use crate::table::{bytes, figure};
 
 /// Loss over size: the planner's curve, plain quantization, what was tried, what was chosen.
@@ -163,30 +164,23 @@ fn numbers(outcome: &Outcome) -> Markup {
         }
     };
     let goal = outcome.goal.as_ref();
+    let head = html! {
+        th scope="col" { "Plan" }
+        th.number scope="col" { "Size" }
+        th.number scope="col" { "Smaller" }
+        th.number scope="col" { "Predicted loss" }
+        th.number scope="col" { "Verified loss" }
+    };
+    let rows = html! {
+        (row("this file", outcome.bytes.after, goal.and_then(|g| g.predicted_loss), goal.and_then(|g| g.verified_loss)))
+        @for b in &seen.baselines { (row(&b.name, b.point.bytes, Some(b.point.predicted_loss), None)) }
+        @for t in &seen.tried { (row("tried", t.bytes, Some(t.predicted_loss), Some(t.verified_loss))) }
+        @for p in &seen.curve { (row("best mixture", p.bytes, Some(p.predicted_loss), None)) }
+    };
     html! {
         details {
             summary { "The numbers of this plot" }
-            div.scroll role="region" aria-label="Table of the plot's numbers" tabindex="0" {
-                table {
-                    caption { "Sizes and losses" }
-                    thead {
-                        tr {
-                            th scope="col" { "Plan" }
-                            th.number scope="col" { "Size" }
-                            th.number scope="col" { "Smaller" }
-                            th.number scope="col" { "Predicted loss" }
-                            th.number scope="col" { "Verified loss" }
-                        }
-                    }
-                    tbody {
-                        (row("this file", outcome.bytes.after, goal.and_then(|g| g.predicted_loss),
-                            goal.and_then(|g| g.verified_loss)))
-                        @for b in &seen.baselines { (row(&b.name, b.point.bytes, Some(b.point.predicted_loss), None)) }
-                        @for t in &seen.tried { (row("tried", t.bytes, Some(t.predicted_loss), Some(t.verified_loss))) }
-                        @for p in &seen.curve { (row("best mixture", p.bytes, Some(p.predicted_loss), None)) }
-                    }
-                }
-            }
+            (scroll::table("Table of the plot's numbers", "Sizes and losses", &head, &rows))
         }
     }
 }
