@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 use onnx_bridge::runtime::{Route, Runtime, RuntimeOptions};
 use onnx_bridge::{Engine, Format, Job, Model, Quantization, Spec, compress, synthesize};
 use quant_core::Bits;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_pcg::Pcg64Mcg;
 use tn_benches::models::products;
 use tn_formats::npy::NpyArray;
 use tn_formats::{Layout, Truncation};
@@ -88,16 +91,11 @@ fn medians(ways: &[Way]) -> Result<Vec<f64>, Problem> {
     }
     let mut times = vec![Vec::new(); ways.len()];
     let mut order: Vec<usize> = (0..ways.len()).collect();
-    let mut random = 1u64;
+    let mut random = Pcg64Mcg::seed_from_u64(1);
     let start = Instant::now();
     while start.elapsed() < TIME || times[0].len() < ROUNDS {
         // What ran before takes the caches: nobody always follows the same.
-        for last in (1..order.len()).rev() {
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            order.swap(last, (random >> 33) as usize % (last + 1));
-        }
+        order.shuffle(&mut random);
         for &at in &order {
             let (_, way) = &ways[at];
             let warm = Instant::now();
