@@ -188,7 +188,12 @@ pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
     use_threads(args.compute.threads)?;
     let model = read_model(&args.model)?;
     let calib = args.calib.as_deref();
-    let data = calibration(calib, (&args.model, &model), args.compute.seed, &args.talk)?;
+    let without = match args.plan {
+        Some(_) => REPLAYED_WITHOUT,
+        None => PLANNED_WITHOUT,
+    };
+    let named = (args.model.as_path(), &model);
+    let data = calibration(calib, without, named, args.compute.seed, &args.talk)?;
     let samples = match &tuning {
         Some(tuning) => Some(tuning.read(&model, &args.model)?),
         None => None,
@@ -241,9 +246,14 @@ pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
 /// Samples that are made up to plan on, where none are given.
 const MADE_UP: usize = 256;
 
+/// What planning rests on without samples, and a plan that is replayed.
+const PLANNED_WITHOUT: &str = "the choices rest on the weights and on random inputs, and so does the loss that a goal is held to";
+const REPLAYED_WITHOUT: &str = "the plan's choices are carried out without the samples it was made on, and their loss is that on random inputs";
+
 /// The samples of a file, or made-up ones with a warning.
 fn calibration(
     calib: Option<&Path>,
+    without: &str,
     (path, model): (&Path, &Model),
     seed: u64,
     talk: &TalkArgs,
@@ -253,10 +263,9 @@ fn calibration(
         onnx_bridge::check_data(model, &data).map_err(|error| CliError::content(calib, error))?;
         return Ok(data);
     }
-    Progress::detect(talk.quiet).warn(
-        "NO CALIBRATION DATA (--calib): the choices rest on the weights and on random inputs, and so does the loss that a goal \
-         is held to; real data may lose more",
-    );
+    Progress::detect(talk.quiet).warn(&format!(
+        "NO CALIBRATION DATA (--calib): {without}; real data may lose more"
+    ));
     onnx_bridge::synthesize(model, MADE_UP, seed).map_err(|error| CliError::content(path, error))
 }
 
@@ -320,7 +329,8 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Ended, CliError> {
         nodes: &nodes_of(&model),
     };
     let named = (args.model.as_path(), &model);
-    let data = calibration(args.calib.as_deref(), named, args.compute.seed, &args.talk)?;
+    let calib = args.calib.as_deref();
+    let data = calibration(calib, PLANNED_WITHOUT, named, args.compute.seed, &args.talk)?;
     let (planned, store) = solve(&ask, &model, &data)?;
     store.finish();
     if let Some(output) = output {
