@@ -1,6 +1,7 @@
 //! Values that do not depend on the inputs: initializers and `Constant` nodes, also behind Identity, Cast, Transpose and
 //! Reshape.
 
+use crate::axes::permuted;
 use crate::proto::{AttributeProto, DataType, TensorProto, attribute, int_or, is_standard_domain};
 use crate::skip::SkipReason;
 use crate::tensor;
@@ -219,7 +220,10 @@ impl<'a> Constant<'a> {
                         .for_each(|v| *v = half::bf16::from_f32(*v).to_f32());
                 }
                 Step::Cast(_) => return None,
-                Step::Transpose(perm) => (data, shape) = transpose(&data, &shape, perm),
+                Step::Transpose(perm) => {
+                    data = permuted(&data, &shape, perm);
+                    shape = perm.iter().map(|&p| shape[p]).collect();
+                }
                 Step::Reshape(to) => shape.clone_from(to),
             }
         }
@@ -248,15 +252,6 @@ fn reshaped(from: &[usize], dims: &[i64], zero_is_zero: bool) -> Option<Vec<usiz
     }
     let made = shape.iter().try_fold(1usize, |a, &n| a.checked_mul(n))?;
     (made == count).then_some(shape)
-}
-
-/// Permutes the axes of a row-major array.
-pub(crate) fn transpose(data: &[f32], shape: &[usize], perm: &[usize]) -> (Vec<f32>, Vec<usize>) {
-    let to: Vec<usize> = perm.iter().map(|&p| shape[p]).collect();
-    let view = ndarray::ArrayViewD::from_shape(shape, data)
-        .expect("data fits its shape: checked on decoding");
-    let permuted = view.permuted_axes(perm.to_vec());
-    (permuted.iter().copied().collect(), to)
 }
 
 #[cfg(test)]

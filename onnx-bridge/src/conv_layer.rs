@@ -1,6 +1,7 @@
 //! The layers that slide a constant kernel over their input: Conv and ConvTranspose.
 
-use crate::constant::{Constant, transpose};
+use crate::axes::permuted;
+use crate::constant::Constant;
 use crate::inspect::Format;
 use crate::proto::{self, AttributeProto, DataType, attribute, int_or, is_standard_domain};
 use crate::skip::SkipReason;
@@ -213,7 +214,7 @@ impl ConvLayer {
             ConvOp::ConvTranspose => {
                 let (groups, out) = (self.groups, self.outputs / self.groups);
                 let stored = [groups, self.channels, out, self.taps()];
-                transpose(&data, &stored, &[0, 2, 1, 3]).0
+                permuted(&data, &stored, &[0, 2, 1, 3])
             }
         })
     }
@@ -225,7 +226,7 @@ impl ConvLayer {
             ConvOp::Conv => (matrix.to_vec(), [self.outputs, self.channels]),
             ConvOp::ConvTranspose => {
                 let whole = [groups, out, self.channels, self.taps()];
-                let data = transpose(matrix, &whole, &[0, 2, 1, 3]).0;
+                let data = permuted(matrix, &whole, &[0, 2, 1, 3]);
                 (data, [groups * self.channels, out])
             }
         };

@@ -1,5 +1,6 @@
 //! The layers that multiply by a constant matrix: MatMul, MatMul + Add, Gemm.
 
+use crate::axes::turned;
 use crate::constant::Constant;
 use crate::proto::{DataType, float_or, int_or, is_standard_domain};
 use crate::skip::SkipReason;
@@ -267,13 +268,14 @@ impl DenseLayer {
     /// # Errors
     /// [`SkipReason::NotFinite`] where the weight has a NaN or an infinity.
     pub fn matrix(&self, view: &GraphView<'_>) -> Result<Vec<f32>, SkipReason> {
-        let data = Constant::finite_floats(view, &self.weight_value)?;
-        Ok(from_operand(
-            data,
-            [self.outputs, self.inputs],
-            self.stored_out_first,
-            self.alpha,
-        ))
+        let mut data = Constant::finite_floats(view, &self.weight_value)?;
+        if !self.stored_out_first {
+            data = turned(&data, self.outputs);
+        }
+        if self.alpha != 1.0 {
+            data.iter_mut().for_each(|v| *v *= self.alpha);
+        }
+        Ok(data)
     }
 
     /// The inverse of [`DenseLayer::matrix`]: `W` as the operator's own operand, and that operand's shape. Where `alpha` is 0
@@ -288,23 +290,8 @@ impl DenseLayer {
         if self.stored_out_first {
             return (unscaled, shape);
         }
-        (
-            crate::constant::transpose(&unscaled, &shape, &[1, 0]).0,
-            [self.inputs, self.outputs],
-        )
+        (turned(&unscaled, shape[1]), [self.inputs, self.outputs])
     }
-}
-
-fn from_operand(data: Vec<f32>, [m, n]: [usize; 2], out_first: bool, alpha: f32) -> Vec<f32> {
-    let mut data = if out_first {
-        data
-    } else {
-        crate::constant::transpose(&data, &[n, m], &[1, 0]).0
-    };
-    if alpha != 1.0 {
-        data.iter_mut().for_each(|v| *v *= alpha);
-    }
-    data
 }
 
 fn gemm_bias(view: &GraphView<'_>, node: usize) -> Option<Bias> {

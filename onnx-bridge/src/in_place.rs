@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use crate::axes::turned;
 use crate::proto::{
     DataType, FunctionProto, GraphProto, NodeProto, attribute, int_or, is_standard_domain,
 };
@@ -132,7 +133,7 @@ impl InPlace {
             return Err(SkipReason::NotFinite { index });
         }
         Ok(if self.outputs_last {
-            crate::constant::transpose(&data, &self.stored_matrix(), &[1, 0]).0
+            turned(&data, self.stored_matrix()[1])
         } else {
             data
         })
@@ -141,7 +142,7 @@ impl InPlace {
     /// The inverse of [`InPlace::values`]: the numbers in stored order.
     pub(crate) fn stored(&self, matrix: &[f32]) -> Vec<f32> {
         if self.outputs_last {
-            crate::constant::transpose(matrix, &self.matrix(), &[1, 0]).0
+            turned(matrix, self.matrix()[1])
         } else {
             matrix.to_vec()
         }

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod auto;
+mod axes;
 pub mod blocks;
 #[cfg(feature = "tract")]
 pub mod calibrate;

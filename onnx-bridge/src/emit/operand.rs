@@ -3,6 +3,7 @@
 use quant_core::{Bits, Granularity, QuantizedTensor, Signedness};
 
 use super::{Emitter, FOLDED_ELEMENTS};
+use crate::axes::permuted;
 use crate::proto::{DataType, raw_tensor};
 use crate::skip::SkipReason;
 use crate::tensor;
@@ -53,7 +54,7 @@ impl Operand {
             Granularity::PerTensor => Self {
                 bits,
                 stored_as,
-                codes: permute(&codes, array.shape(), perm),
+                codes: permuted(&codes, array.shape(), perm),
                 shape: target,
                 scales: scales.to_vec(),
                 zero_points,
@@ -65,7 +66,7 @@ impl Operand {
             Granularity::PerAxis { axis } => Self {
                 bits,
                 stored_as,
-                codes: permute(&codes, array.shape(), perm),
+                codes: permuted(&codes, array.shape(), perm),
                 scale_shape: perm
                     .iter()
                     .map(|&p| if p == axis { array.shape()[axis] } else { 1 })
@@ -99,10 +100,10 @@ impl Operand {
                 Self {
                     bits,
                     stored_as,
-                    codes: permute(&padded, &split, &split_perm),
+                    codes: permuted(&padded, &split, &split_perm),
                     shape: split_perm.iter().map(|&p| split[p]).collect(),
-                    scales: permute(scales, &scale_split, &split_perm),
-                    zero_points: permute(&zero_points, &scale_split, &split_perm),
+                    scales: permuted(scales, &scale_split, &split_perm),
+                    zero_points: permuted(&zero_points, &scale_split, &split_perm),
                     scale_shape: split_perm.iter().map(|&p| scale_split[p]).collect(),
                     blocks: Some((place, array.shape()[axis])),
                     row_axes: rows + usize::from(place < rows),
@@ -367,12 +368,6 @@ impl Columns {
             .collect();
         e.concat(product, &parts, -1)
     }
-}
-
-/// Permutes the axes of a row-major array.
-fn permute<T: Copy>(data: &[T], shape: &[usize], perm: &[usize]) -> Vec<T> {
-    let view = ndarray::ArrayViewD::from_shape(shape, data).expect("the array's own shape");
-    view.permuted_axes(perm.to_vec()).iter().copied().collect()
 }
 
 /// Lengthens an axis with zeros.

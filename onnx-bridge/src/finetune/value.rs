@@ -8,6 +8,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use super::ops::OpError;
+use crate::axes::{strided, strides};
 
 /// The product of a shape.
 pub(crate) fn volume(shape: &[usize]) -> usize {
@@ -238,15 +239,6 @@ pub(crate) fn broadcast_shape(a: &[usize], b: &[usize]) -> Result<Vec<usize>, Op
         .collect()
 }
 
-/// Row-major strides.
-pub(crate) fn strides(shape: &[usize]) -> Vec<usize> {
-    let mut out = vec![1; shape.len()];
-    for k in (1..shape.len()).rev() {
-        out[k - 1] = out[k] * shape[k];
-    }
-    out
-}
-
 /// Flat positions in an array of `source` for every position of `target`, to which it broadcasts, in row-major order.
 pub(crate) fn broadcast_indices(
     source: &[usize],
@@ -264,30 +256,6 @@ pub(crate) fn broadcast_indices(
         })
         .collect();
     strided(target.to_vec(), steps, 0)
-}
-
-/// Flat positions `start + sum(index[k] * steps[k])` over all indices below `shape`, in row-major order.
-pub(crate) fn strided(
-    shape: Vec<usize>,
-    steps: Vec<usize>,
-    start: usize,
-) -> impl Iterator<Item = usize> {
-    let total = volume(&shape);
-    let mut index = vec![0usize; shape.len()];
-    let mut at = start;
-    (0..total).map(move |_| {
-        let here = at;
-        for k in (0..shape.len()).rev() {
-            index[k] += 1;
-            at += steps[k];
-            if index[k] < shape[k] {
-                break;
-            }
-            at -= steps[k] * shape[k];
-            index[k] = 0;
-        }
-        here
-    })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use quant_core::{Groups, LowBitMatrix, LowBitParts, PanelMatrix};
 
 use super::find::Finder;
 use super::form::Factor;
+use crate::axes::turned;
 use crate::blocks::scale_of;
 use crate::proto::NodeProto;
 use crate::recognise::{StoredArray, StoredBlocks};
@@ -294,11 +295,4 @@ fn array_codes(array: &StoredArray, [k, n]: [usize; 2]) -> Option<Codes> {
 
 fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
-}
-
-/// `[rows, cols]` with rows and columns exchanged.
-pub(super) fn turned<T: Copy>(data: &[T], cols: usize) -> Vec<T> {
-    (0..cols)
-        .flat_map(|c| data.iter().skip(c).step_by(cols).copied())
-        .collect()
 }

@@ -2,9 +2,9 @@
 
 use quant_core::{LowBitMatrix, PanelMatrix, ProductScratch};
 
-use super::factors::turned;
 use super::train::Train;
 use super::{Activations, cost};
+use crate::axes::turned;
 
 /// One factor of a product, `[n, k]`.
 #[derive(Debug)]

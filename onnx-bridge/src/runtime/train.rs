@@ -8,8 +8,8 @@
 use quant_core::{LeftMatrix, PanelMatrix, ProductScratch};
 
 use super::Route;
-use super::factors::turned;
 use super::order::{Direction, Order, Sizes};
+use crate::axes::{permuted, turned};
 
 /// Numbers of a state that stay in the first two caches.
 const STATE: usize = 32 * 1024;
@@ -45,13 +45,6 @@ impl Core {
             shape: [r, m * m2, n * n2, last],
             values,
         })
-    }
-
-    /// With its axes in another order.
-    fn permuted(&self, perm: [usize; 4]) -> Vec<f32> {
-        let view = ndarray::ArrayView4::from_shape(self.shape, &self.values);
-        view.map(|v| v.permuted_axes(perm).iter().copied().collect())
-            .unwrap_or_default()
     }
 }
 
@@ -148,11 +141,14 @@ impl Train {
                 rows, k, columns, ..
             } = sizes;
             steps.push(if columns == 1 {
-                let operand = core.permuted(right);
+                let operand = permuted(&core.values, &core.shape, &right);
                 Step::Right(PanelMatrix::new(&turned(&operand, rows), [rows, k])?)
             } else {
                 Step::Left {
-                    matrix: LeftMatrix::new(&core.permuted(left), [rows, k])?,
+                    matrix: LeftMatrix::new(
+                        &permuted(&core.values, &core.shape, &left),
+                        [rows, k],
+                    )?,
                     k,
                     rows,
                     columns,

@@ -1,10 +1,9 @@
 //! Axes in another order, as a copy that is contiguous in both directions.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
 
-use super::super::value::{strided, strides};
-use super::{GRAIN, contiguous, plain, read};
+use super::{contiguous, plain, read};
+use crate::axes::permuted;
 
 /// `x` with axis `k` of the result being axis `order[k]` of `x`.
 pub(crate) fn permute(x: &Tensor, order: &[usize]) -> Result<Tensor> {
@@ -18,36 +17,6 @@ pub(crate) fn permute(x: &Tensor, order: &[usize]) -> Result<Tensor> {
 
 struct Permute {
     order: Vec<usize>,
-}
-
-/// The elements of `x`, of `shape`, with its axes in another order.
-fn permuted(x: &[f32], shape: &[usize], order: &[usize]) -> Vec<f32> {
-    let own = strides(shape);
-    let target: Vec<usize> = order.iter().map(|&k| shape[k]).collect();
-    let steps: Vec<usize> = order.iter().map(|&k| own[k]).collect();
-    let mut out = vec![0.0f32; x.len()];
-    let Some((&columns, &stride)) = target.last().zip(steps.last()) else {
-        return x.to_vec();
-    };
-    if x.is_empty() {
-        return out;
-    }
-    let outer = target.len() - 1;
-    let starts: Vec<usize> =
-        strided(target[..outer].to_vec(), steps[..outer].to_vec(), 0).collect();
-    out.par_chunks_mut(columns)
-        .zip(&starts)
-        .with_min_len((GRAIN / columns).max(1))
-        .for_each(|(row, &start)| {
-            if stride == 1 {
-                row.copy_from_slice(&x[start..start + columns]);
-            } else {
-                row.iter_mut()
-                    .zip(x[start..].iter().step_by(stride))
-                    .for_each(|(o, &v)| *o = v);
-            }
-        });
-    out
 }
 
 impl CustomOp1 for Permute {

@@ -2,8 +2,9 @@
 
 use candle_core::{Device, Tensor};
 
-use super::super::value::{HostArray, IntArray, Value, broadcast_indices, strides, volume};
+use super::super::value::{HostArray, IntArray, Value, broadcast_indices, volume};
 use super::{Call, OpError, OpFn, Outputs, axis, one};
+use crate::axes::strides;
 
 pub(super) fn lookup(op_type: &str) -> Option<OpFn> {
     Some(match op_type {

@@ -1,10 +1,9 @@
 //! Shapes and the rearrangement of elements.
 
 use super::super::kernels;
-use super::super::value::{
-    HostArray, IntArray, Value, broadcast_indices, broadcast_shape, strided, strides, volume,
-};
+use super::super::value::{HostArray, IntArray, Value, broadcast_indices, broadcast_shape, volume};
 use super::{Call, OpError, OpFn, Outputs, axis, one, sizes};
+use crate::axes::{strided, strides};
 
 pub(super) fn lookup(op_type: &str) -> Option<OpFn> {
     Some(match op_type {
