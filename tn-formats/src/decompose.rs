@@ -59,13 +59,14 @@ pub(crate) fn tt_svd<T: Real>(
         rank = next;
         rest = Unfolding::Plain(CowArray::from(regroup(range.b, modes[k + 1])));
     }
-    let last = modes[bonds];
-    cores.push(TtCore::from_unfolding(
-        rest.plain().into_owned(),
-        rank,
-        last,
-        1,
-    ));
+    // It holds the norm, which T may not reach to.
+    let last = rest.plain().into_owned();
+    if !last.iter().all(|x| x.is_finite()) {
+        return Err(Error::NotFinite {
+            what: "last core of a train",
+        });
+    }
+    cores.push(TtCore::from_unfolding(last, rank, modes[bonds], 1));
     let certificate = Certificate::new::<T>(total_sq.sqrt(), epsilon, longest, certificate);
     Ok((TensorTrain::from_parts(cores), certificate))
 }

@@ -317,9 +317,25 @@ fn gram_in<T: faer::traits::RealField + Copy>(a: ArrayView2<'_, T>, c: ArrayView
     });
 }
 
+/// A power of two that brings the largest entry towards 1, where it is so far from 1 that squares are lost, as LAPACK's drivers
+/// do, and its inverse.
+fn near_one<T: Real>(a: ArrayView2<'_, T>) -> Option<[T; 2]> {
+    let largest = a.iter().fold(T::zero(), |m, x| m.max(x.abs())).widen();
+    let most = if T::BYTES == 4 { 100.0 } else { 900.0 };
+    let power = largest.log2().round();
+    (power.is_finite() && power.abs() > most / 3.0)
+        .then(|| [-1.0, 1.0].map(|sign| T::narrow((sign * power.clamp(-most, most)).exp2())))
+}
+
 /// Orthonormal columns and the triangle: `a = q r`, `q` is `[m, min(m, n)]`.
 pub(crate) fn qr<T: Real>(a: ArrayView2<'_, T>) -> (Array2<T>, Array2<T>) {
-    T::raw_qr(a)
+    match near_one(a) {
+        Some([to, from]) => {
+            let (q, r) = T::raw_qr(a.mapv(|x| x * to).view());
+            (q, r.mapv_into(|x| x * from))
+        }
+        None => T::raw_qr(a),
+    }
 }
 
 fn qr_in<T: faer::traits::RealField + Copy>(a: ArrayView2<'_, T>) -> (Array2<T>, Array2<T>) {
@@ -336,7 +352,12 @@ fn qr_in<T: faer::traits::RealField + Copy>(a: ArrayView2<'_, T>) -> (Array2<T>,
 /// Thin SVD: `a = u diag(s) vt`, singular values falling.
 pub(crate) fn svd<T: Real>(a: ArrayView2<'_, T>) -> Result<(Array2<T>, Array1<T>, Array2<T>)> {
     let (rows, cols) = a.dim();
-    T::raw_svd(a).ok_or(Error::LinAlg {
+    let found = match near_one(a) {
+        Some([to, from]) => T::raw_svd(a.mapv(|x| x * to).view())
+            .map(|(u, sigma, vt)| (u, sigma.mapv_into(|s| s * from), vt)),
+        None => T::raw_svd(a),
+    };
+    found.ok_or(Error::LinAlg {
         what: "singular value decomposition",
         rows,
         cols,

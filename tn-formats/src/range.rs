@@ -88,7 +88,9 @@ pub(crate) fn dominant_range<T: Real>(
 ) -> Result<Range<T>> {
     let (m, n) = a.dim();
     let short = m.min(n);
-    let lossless = keep.cap >= short && keep.tail_sq <= 0.0;
+    // Zeros have rank 1 whatever is allowed: their budget is 0, and so is every tail.
+    let zeros = norm_sq <= 0.0 && a.iter().all(|x| *x == T::zero());
+    let lossless = keep.cap >= short && keep.tail_sq <= 0.0 && !zeros;
     if lossless && short == m {
         return Ok(Range {
             q: Array2::eye(m),

@@ -136,7 +136,8 @@ impl<T: Real> TensorTrain<T> {
     /// the certificate counts what it left.
     ///
     /// # Errors
-    /// [`Error::Empty`], [`Error::NotFinite`], [`Error::Parameter`] and [`Error::Length`] for a truncation that does not fit.
+    /// [`Error::Empty`]; [`Error::NotFinite`] for a NaN, an infinity or a norm beyond the largest number; [`Error::Parameter`] and
+    /// [`Error::Length`] for a truncation that does not fit.
     ///
     /// # Source
     /// Oseledets 2011, SIAM J. Sci. Comput. 33(5), algorithm 1; Röhrig-Zöllner et al. 2022, arXiv 2102.00104.

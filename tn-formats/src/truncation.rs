@@ -12,7 +12,7 @@ pub enum Truncation {
     /// One cap per bond (order - 1 of them), or per mode for Tucker (order of them).
     Ranks(Vec<usize>),
     /// `||A - A~|| <= eps ||A||`, eps in `[0, 1)`, with ranks as small as a sweep finds. An eps below the round-off
-    /// ([`Certificate::roundoff`] over the norm) keeps every rank; round-off alone then is the error.
+    /// ([`Certificate::roundoff`] over the norm) keeps every rank; round-off alone then is the error. Zeros have rank 1.
     RelativeError(f64),
     /// The cores together take at most this many bytes, in the element type of the array.
     Bytes(usize),

@@ -61,7 +61,8 @@ impl<T: Real> Tucker<T> {
     /// so the certificate is the error, and what one mode leaves of the budget goes to the next.
     ///
     /// # Errors
-    /// [`Error::Empty`], [`Error::NotFinite`], [`Error::Parameter`] and [`Error::Length`] for a truncation that does not fit.
+    /// [`Error::Empty`]; [`Error::NotFinite`] for a NaN, an infinity or a norm beyond the largest number; [`Error::Parameter`] and
+    /// [`Error::Length`] for a truncation that does not fit.
     ///
     /// # Source
     /// Vannieuwenhoven, Vandebril, Meerbergen 2012, SIAM J. Sci. Comput. 34(2).
@@ -113,6 +114,12 @@ impl<T: Real> Tucker<T> {
             certificate.push(BondCertificate {
                 rank,
                 discarded: discarded.sqrt(),
+            });
+        }
+        // It holds the norm, which T may not reach to.
+        if !core.iter().all(|x| x.is_finite()) {
+            return Err(Error::NotFinite {
+                what: "core of a Tucker network",
             });
         }
         let certificate = Certificate::new::<T>(
