@@ -471,6 +471,40 @@ fn settings_out_of_range_are_named() {
     );
 }
 
+/// Constants, zeros and a single sample train to a finite loss that is no worse than at the start; what is no number is an error.
+#[test]
+fn data_that_trips_training_has_a_result() {
+    let (teacher, student) = (teacher(), student(Format::Tt, 4, CoreGranularity::Core));
+    let samples = |samples: usize, value_at: &dyn Fn(usize) -> f32| {
+        let x = (0..samples * 24).map(value_at).collect();
+        let x = ArrayD::from_shape_vec(IxDyn(&[samples, 24]), x).unwrap();
+        Dataset::new(vec![("x".into(), NpyArray::F32(x))]).unwrap()
+    };
+    let train = |data: &Dataset| {
+        let start = Start::default();
+        finetune(&teacher, &student, data, &config(20), &start, &mut Silent)
+    };
+    for (label, data) in [
+        ("zeros", samples(64, &|_| 0.0)),
+        ("constant", samples(64, &|_| 0.5)),
+        ("one sample", samples(1, &|i| noise(9, i))),
+        ("two samples", samples(2, &|i| noise(9, i))),
+        ("denormals", samples(64, &|i| 1e-41 * noise(9, i))),
+        ("large", samples(64, &|i| 1e15 * noise(9, i))),
+    ] {
+        let outcome = train(&data).unwrap_or_else(|error| panic!("{label}: {error}"));
+        assert!(outcome.best_loss.is_finite(), "{label}");
+        assert!(outcome.best_loss <= outcome.first_loss, "{label}");
+        let outputs = output(&outcome.model, &data);
+        assert!(outputs.iter().all(|v| v.is_finite()), "{label}");
+    }
+    for odd in [f32::NAN, f32::INFINITY] {
+        let data = samples(64, &|i| if i % 50 == 7 { odd } else { noise(9, i) });
+        let error = train(&data).unwrap_err().to_string();
+        assert!(error.contains("finite"), "{odd}: {error}");
+    }
+}
+
 #[test]
 fn a_batch_in_parts_has_the_gradients_of_the_whole() {
     let (teacher, data) = (teacher(), data(256));

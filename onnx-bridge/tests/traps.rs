@@ -9,35 +9,59 @@
 //! | rank deficient (rank 1) | rewritten, within the standard truncation of 0.1 |
 //! | `1 x n`, `n x 1` | rewritten where that is smaller, else kept with a reason |
 //! | one large entry, the others tiny | rewritten; the error is that of the large entry |
+//! | a side of length 0 | it stays, with a reason |
 //! | constant activations, activations of zeros, one calibration sample | a plan, verified, with a finite loss |
+//! | no calibration sample | refused where the data is read |
+//!
+//! The same for matrices, kernels of convolutions and tables.
 
 #![cfg(feature = "tract")]
 
 mod common;
 
-use common::{floats, gemm, node, noise, proto, value};
+use common::{floats, gemm, int, node, noise, proto, value};
 use ndarray::ArrayD;
 use onnx_bridge::plan::{Goal, MemoryStore, Session, compress_planned};
 use onnx_bridge::{Dataset, Engine, Format, Job, Model, Outcome, Spec, compress};
 use tn_formats::npy::NpyArray;
 
+type Values<'a> = &'a dyn Fn(usize) -> f32;
+type Maker = fn(usize, usize, Values<'_>) -> Model;
+
 /// `y = x W`, `W [n, m]`.
-fn model(n: usize, m: usize, value_at: impl Fn(usize) -> f32) -> Model {
-    let weight = floats("w", &[n, m], value_at);
+fn model(n: usize, m: usize, value_at: Values<'_>) -> Model {
     let nodes = vec![node("MatMul", &["x", "w"], "y", vec![])];
-    Model::from_proto(proto(
-        17,
-        vec![weight],
-        nodes,
-        value("x", &[0, n]),
-        value("y", &[0, m]),
-    ))
-    .unwrap()
+    let weight = floats("w", &[n, m], value_at);
+    let (x, y) = (value("x", &[0, n]), value("y", &[0, m]));
+    Model::from_proto(proto(17, vec![weight], nodes, x, y)).unwrap()
+}
+
+/// Images of n channels and 5 x 5 pixels, a kernel `[m, n, 3, 3]`.
+fn convolution(n: usize, m: usize, value_at: Values<'_>) -> Model {
+    let nodes = vec![node("Conv", &["x", "w"], "y", vec![])];
+    let weight = floats("w", &[m, n, 3, 3], value_at);
+    let (x, y) = (value("x", &[0, n, 5, 5]), value("y", &[0, m, 3, 3]));
+    Model::from_proto(proto(17, vec![weight], nodes, x, y)).unwrap()
+}
+
+/// Rows of a table `[n, m]` where `x` points.
+fn lookup(n: usize, m: usize, value_at: Values<'_>) -> Model {
+    let nodes = vec![
+        node("Cast", &["x"], "at", vec![int("to", 7)]),
+        node("Gather", &["w", "at"], "y", vec![]),
+    ];
+    let weight = floats("w", &[n, m], value_at);
+    let (x, y) = (value("x", &[0]), value("y", &[0, m]));
+    Model::from_proto(proto(17, vec![weight], nodes, x, y)).unwrap()
 }
 
 fn input(rows: usize, cols: usize, value_at: impl Fn(usize) -> f32) -> Dataset {
-    let values = (0..rows * cols).map(value_at).collect();
-    let array = ArrayD::from_shape_vec(vec![rows, cols], values).unwrap();
+    samples(&[rows, cols], value_at)
+}
+
+fn samples(shape: &[usize], value_at: impl Fn(usize) -> f32) -> Dataset {
+    let values = (0..shape.iter().product()).map(value_at).collect();
+    let array = ArrayD::from_shape_vec(shape, values).unwrap();
     Dataset::new(vec![("x".into(), NpyArray::F32(array))]).unwrap()
 }
 
@@ -55,9 +79,12 @@ fn check(
     value_at: impl Fn(usize) -> f32 + Copy,
     most: f64,
 ) -> usize {
-    let model = model(n, m, value_at);
     // Small enough that no sum of the original is beyond the largest float.
     let data = input(3, n, |i| 1e-3 * noise(9, i));
+    check_model(label, &model(n, m, &value_at), &data, most)
+}
+
+fn check_model(label: &str, model: &Model, data: &Dataset, most: f64) -> usize {
     let specs = Format::ALL
         .map(Spec::of)
         .into_iter()
@@ -65,7 +92,7 @@ fn check(
     let mut rewritten = 0;
     for spec in specs {
         let format = spec.format;
-        let (written, report) = compress(&model, &Job::new(spec)).unwrap();
+        let (written, report) = compress(model, &Job::new(spec)).unwrap();
         match &report.weights[0].outcome {
             Outcome::Rewritten(r) => {
                 rewritten += 1;
@@ -74,7 +101,7 @@ fn check(
                     "{label} {format:?}: error {}",
                     r.error
                 );
-                let outputs = run(&written, &data);
+                let outputs = run(&written, data);
                 assert!(outputs.iter().all(|v| v.is_finite()), "{label} {format:?}");
             }
             Outcome::Skipped(reason) => {
@@ -91,8 +118,12 @@ fn check(
 
 #[test]
 fn weights_that_are_no_numbers_stay_with_their_place() {
-    for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        let model = model(64, 48, |i| if i == 77 { odd } else { noise(1, i) });
+    let makers: [Maker; 3] = [model, convolution, lookup];
+    for (odd, make) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY]
+        .into_iter()
+        .flat_map(|odd| makers.map(|make| (odd, make)))
+    {
+        let model = make(64, 48, &|i| if i == 77 { odd } else { noise(1, i) });
         for spec in Format::ALL
             .map(Spec::of)
             .into_iter()
@@ -125,8 +156,72 @@ fn weights_that_trip_numerics_are_rewritten_or_kept_with_a_reason() {
 }
 
 #[test]
+fn kernels_and_tables_that_trip_numerics_are_rewritten_or_kept_with_a_reason() {
+    let images = samples(&[2, 24, 5, 5], |i| 1e-3 * noise(9, i));
+    let rows = samples(&[5], |i| i as f32);
+    let cases: [(&str, Values, f64); 6] = [
+        ("zeros", &|_| 0.0, 0.0),
+        ("constant", &|_| 0.125, 0.12),
+        ("denormals", &|i| 1e-41 * noise(2, i), 1.5),
+        ("huge", &|i| 3e38 * noise(3, i), 1.5),
+        ("rank one", &|i| noise(4, i / 48) * noise(5, i % 48), 1.0),
+        (
+            "one large entry",
+            &|i| if i == 5 { 1e6 } else { 1e-3 * noise(7, i) },
+            0.12,
+        ),
+    ];
+    for (label, value_at, most) in cases {
+        let kernel = convolution(24, 48, value_at);
+        assert!(
+            check_model(label, &kernel, &images, most) >= 1,
+            "kernel: {label}"
+        );
+        assert!(
+            check_model(label, &lookup(96, 48, value_at), &rows, most) >= 1,
+            "table: {label}"
+        );
+    }
+}
+
+#[test]
+fn weights_without_elements_stay_with_a_reason() {
+    for make in [model as Maker, convolution, lookup] {
+        for [n, m] in [[0, 48], [64, 0], [0, 0]] {
+            let model = make(n, m, &|_| 0.0);
+            for spec in Format::ALL
+                .map(Spec::of)
+                .into_iter()
+                .chain([Spec::default()])
+            {
+                let (written, report) = compress(&model, &Job::new(spec)).unwrap();
+                assert!(
+                    report
+                        .weights
+                        .iter()
+                        .all(|w| matches!(w.outcome, Outcome::Skipped(_))),
+                    "{n} x {m}: {:?}",
+                    report.weights
+                );
+                assert_eq!(written.encode().unwrap(), model.encode().unwrap());
+            }
+        }
+    }
+}
+
+#[test]
+fn no_samples_are_refused() {
+    let empty = ArrayD::from_shape_vec(vec![0, 96], vec![]).unwrap();
+    let error = Dataset::new(vec![("x".into(), NpyArray::F32(empty))]).unwrap_err();
+    assert!(
+        error.to_string().contains("one sample, found none"),
+        "{error}"
+    );
+}
+
+#[test]
 fn zeros_stay_zeros() {
-    let model = model(64, 48, |_| 0.0);
+    let model = model(64, 48, &|_| 0.0);
     for format in Format::ALL {
         let (written, _) = compress(&model, &Job::new(Spec::of(format))).unwrap();
         let outputs = run(&written, &input(2, 64, |i| noise(1, i)));
