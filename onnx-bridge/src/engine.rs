@@ -1,11 +1,14 @@
 //! Running a model in tract.
 
 use std::collections::{BTreeMap, HashSet};
+use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use ndarray::{ArrayD, Axis};
 use prost::Message;
 use tn_formats::npy::NpyArray;
+use tract_linalg::multithread::{Executor, multithread_tract_scope};
 use tract_onnx::prelude::*;
 
 use crate::dataset::{Dataset, rows};
@@ -79,6 +82,7 @@ pub struct Engine {
     runs: Runs,
     inputs: Vec<InputInfo>,
     outputs: Vec<String>,
+    executor: Executor,
 }
 
 enum Runs {
@@ -120,6 +124,25 @@ impl Engine {
         Ok(engine)
     }
 
+    /// The same on so many threads of its own. A model above 1 GiB stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] where the threads do not start.
+    pub fn with_threads(mut self, threads: NonZeroUsize) -> Result<Self> {
+        self.executor = match threads.get() {
+            1 => Executor::SingleThread,
+            several => {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(several).build();
+                let pool = pool.map_err(|e| Error::Engine {
+                    stage: "starting threads",
+                    problem: format!("{several} threads: {e}"),
+                })?;
+                Executor::MultiThread(Arc::new(pool))
+            }
+        };
+        Ok(self)
+    }
+
     /// Loads a model whose graph has fused layers in it.
     pub(crate) fn load_fused(
         model: &Model,
@@ -137,6 +160,7 @@ impl Engine {
             runs: Runs::Pieces(Box::new(Pieces::of(model)?)),
             inputs: model_inputs(model),
             outputs: outputs.collect(),
+            executor: Executor::SingleThread,
         })
     }
 
@@ -160,6 +184,7 @@ impl Engine {
             runs: Runs::Whole(plans),
             outputs: outputs.collect(),
             inputs,
+            executor: Executor::SingleThread,
         })
     }
 
@@ -196,7 +221,7 @@ impl Engine {
             .zip(inputs)
             .map(|(info, array)| to_tensor(info, array));
         let tensors: TVec<TValue> = tensors.collect::<Result<_>>()?;
-        let outputs = plans.run(tensors)?;
+        let outputs = multithread_tract_scope(self.executor.clone(), || plans.run(tensors))?;
         outputs
             .iter()
             .zip(&self.outputs)

@@ -54,6 +54,45 @@ fn check(model: &Model, what: &str) {
 }
 
 #[test]
+fn rows_on_several_threads_agree_with_one() {
+    let model = gemm(256, 256, Vec::new());
+    let x = ArrayD::from_shape_fn(vec![301, 256], |i| noise(3, i[0] * 1000 + i[1]));
+    let input = [NpyArray::F32(x)];
+    let several = std::num::NonZeroUsize::new(3).unwrap();
+    let stock = Engine::load(&model).unwrap();
+    let expected = stock.run(&input).unwrap();
+    let threaded = stock.with_threads(several).unwrap();
+    assert_eq!(threaded.run(&input).unwrap()[0], expected[0]);
+    for (format, layout) in [
+        (Format::Dense, None),
+        (Format::LowRank, None),
+        (Format::Tt, Some(Layout::Interleaved)),
+    ] {
+        let spec = Spec {
+            layout,
+            truncation: Some(Truncation::MaxRank(16)),
+            ..Spec::of(format)
+        };
+        let (small, _) = compress(&model, &Job::new(spec)).unwrap();
+        for activations in [Activations::F32, Activations::Int8] {
+            let run = |threads| {
+                let mut options = RuntimeOptions::default();
+                (options.activations, options.route) = (activations, Route::Cores);
+                options.threads = threads;
+                let runtime = Runtime::load(&small, &options).unwrap();
+                runtime.run(&input).unwrap()[0].to_f32()
+            };
+            let (one, three) = (run(std::num::NonZeroUsize::MIN), run(several));
+            let error = relative(three.as_slice().unwrap(), one.as_slice().unwrap());
+            assert!(error < 1e-6, "{format:?} {activations:?}: {error}");
+            if format != Format::Tt && activations == Activations::Int8 {
+                assert_eq!(one, three, "{format:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn products_agree_with_the_chain() {
     let block = CoreGranularity::Block(std::num::NonZeroUsize::new(16).unwrap());
     for format in [Format::Dense, Format::LowRank, Format::Tucker] {

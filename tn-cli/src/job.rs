@@ -91,20 +91,30 @@ pub(crate) fn not_the_input(input: &Path, output: &Path) -> Result<(), CliError>
 /// More threads than this help nobody, and starting them takes minutes.
 const MOST_THREADS: usize = 1024;
 
-/// Start the thread pool that all crates share.
+/// Refuse a number of threads that nobody wants.
 ///
 /// # Errors
 ///
-/// [`CliError::Usage`] for more than [`MOST_THREADS`], [`CliError::Threads`] where the system refuses them.
-pub(crate) fn use_threads(threads: Option<std::num::NonZeroUsize>) -> Result<(), CliError> {
-    let Some(threads) = threads.map(std::num::NonZeroUsize::get) else {
-        return Ok(());
-    };
+/// [`CliError::Usage`] for more than [`MOST_THREADS`].
+pub(crate) fn check_threads(threads: std::num::NonZeroUsize) -> Result<usize, CliError> {
+    let threads = threads.get();
     if threads > MOST_THREADS {
         return Err(CliError::Usage(format!(
             "--threads: expected at most {MOST_THREADS}, found {threads}"
         )));
     }
+    Ok(threads)
+}
+
+/// Start the thread pool that all crates share.
+///
+/// # Errors
+///
+/// Those of [`check_threads`], [`CliError::Threads`] where the system refuses them.
+pub(crate) fn use_threads(threads: Option<std::num::NonZeroUsize>) -> Result<(), CliError> {
+    let Some(threads) = threads.map(check_threads).transpose()? else {
+        return Ok(());
+    };
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build_global();

@@ -39,6 +39,9 @@ pub(crate) struct BenchArgs {
     /// Samples to run on, by default random ones
     #[arg(long, value_name = "NPZ")]
     pub(crate) data: Option<PathBuf>,
+    /// Threads of a run
+    #[arg(long, value_name = "N", default_value = "1", help_heading = "Running")]
+    pub(crate) threads: NonZeroUsize,
     /// Seed of the random samples
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Running")]
     pub(crate) seed: u64,
@@ -55,8 +58,8 @@ Examples:
   tnq bench encoder.onnx small.onnx --batches 1,8 --length 128 --activations int8
   tnq bench small.onnx --json
 
-The models run in turns, after a round that does not count, on one thread each. A speed-up is the
-ratio of the medians; the interval holds the median of the rounds' ratios in 95 of 100 cases.";
+The models run in turns, after a round that does not count. A speed-up is the ratio of the
+medians; the interval holds the median of the rounds' ratios in 95 of 100 cases.";
 
 /// What runs a compressed model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]

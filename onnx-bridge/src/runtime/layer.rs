@@ -8,6 +8,7 @@ use super::Activations;
 use super::form::Scratch;
 use super::network::Network;
 use super::table::Table;
+use super::threads;
 
 #[derive(Debug)]
 pub(super) enum Kind {
@@ -80,11 +81,16 @@ impl Layer {
                 self.name
             ));
         };
-        self.with_scratch(|scratch| {
-            network.run(x, out, self.activations, scratch)?;
-            bias_activate(out, network.n(), bias, *activation)
-        })
-        .map_err(|e| format!("`{}`: {e}", self.name))
+        let rows = x.len().checked_div(network.k()).unwrap_or(0);
+        let parts = threads::parts(rows, network.cost(rows));
+        let part = |x: &[f32], out: &mut [f32]| {
+            self.with_scratch(|scratch| {
+                network.run(x, out, self.activations, scratch)?;
+                bias_activate(out, network.n(), bias, *activation)
+            })
+        };
+        threads::in_parts(parts, (x, network.k()), (out, network.n()), part)
+            .map_err(|e| format!("`{}`: {e}", self.name))
     }
 
     /// Rows of a table; an index below zero counts from the end.

@@ -13,11 +13,13 @@ mod network;
 mod op;
 mod order;
 mod table;
+mod threads;
 mod train;
 mod trains;
 
 pub(crate) use op::{Layers, reader, settle};
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use tn_formats::npy::NpyArray;
@@ -54,13 +56,27 @@ pub enum Route {
 }
 
 /// How a model is run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RuntimeOptions {
     /// How fused products see their activations.
     pub activations: Activations,
     /// How weights in several factors multiply rows.
     pub route: Route,
+    /// Threads of a run: fused products give each a part of their rows, the other operators do as tract does. Parts are rows of
+    /// a smaller batch, so in `f32` another number of threads may round otherwise.
+    pub threads: NonZeroUsize,
+}
+
+/// `f32`, the quickest route, one thread.
+impl Default for RuntimeOptions {
+    fn default() -> Self {
+        Self {
+            activations: Activations::default(),
+            route: Route::default(),
+            threads: NonZeroUsize::MIN,
+        }
+    }
 }
 
 /// A fused layer.
@@ -85,7 +101,7 @@ impl Runtime {
     /// Finds the rewritten layers of a model and loads it.
     ///
     /// # Errors
-    /// As [`Engine::load`].
+    /// As [`Engine::load`] and [`Engine::with_threads`].
     pub fn load(model: &Model, options: &RuntimeOptions) -> Result<Self> {
         Self::new(model, options, None)
     }
@@ -93,7 +109,7 @@ impl Runtime {
     /// Loads a model for inputs of these shapes and no others, as [`Engine::load_shaped`] does.
     ///
     /// # Errors
-    /// As [`Engine::load_shaped`].
+    /// As [`Engine::load_shaped`] and [`Engine::with_threads`].
     pub fn load_shaped(
         model: &Model,
         options: &RuntimeOptions,
@@ -113,8 +129,9 @@ impl Runtime {
         });
         let reports = reports.collect();
         let layers: Layers = layers.into_iter().map(Arc::new).collect();
+        let engine = Engine::load_fused(model, &proto, layers, shapes)?;
         Ok(Self {
-            engine: Engine::load_fused(model, &proto, layers, shapes)?,
+            engine: engine.with_threads(options.threads)?,
             layers: reports,
         })
     }

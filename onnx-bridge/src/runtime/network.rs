@@ -58,6 +58,16 @@ impl Network {
         self.stored.n()
     }
 
+    /// Elements of a row that is multiplied.
+    pub(super) fn k(&self) -> usize {
+        self.stored.k()
+    }
+
+    /// Cycles for so many rows in the form that the file has.
+    pub(super) fn cost(&self, rows: usize) -> f64 {
+        self.stored.cost(rows)
+    }
+
     /// Bytes of the form that the file has.
     pub(super) fn bytes(&self) -> usize {
         self.stored.bytes()

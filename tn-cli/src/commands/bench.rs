@@ -5,6 +5,7 @@ mod pairs;
 mod report;
 
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use onnx_bridge::runtime::{Runtime, RuntimeOptions};
@@ -15,6 +16,7 @@ use self::pairs::{Speedup, Spread, Verdict, in_turns};
 use self::report::{Batch, Contestant, Report, Timing};
 use super::{print, print_json};
 use crate::error::CliError;
+use crate::job::check_threads;
 use crate::model::{read_dataset, read_model};
 use crate::progress::Progress;
 use crate::timing::{ActivationsChoice, BenchArgs, RuntimeChoice};
@@ -43,15 +45,19 @@ struct Contender<'a> {
     path: &'a Path,
     model: &'a Model,
     how: How,
+    threads: NonZeroUsize,
 }
 
 impl Contender<'_> {
     fn load(&self, shapes: &[Vec<usize>]) -> Result<Loaded, CliError> {
         let loaded = match self.how {
-            How::Plain => Engine::load_shaped(self.model, shapes).map(Loaded::Plain),
+            How::Plain => Engine::load_shaped(self.model, shapes)
+                .and_then(|engine| engine.with_threads(self.threads))
+                .map(Loaded::Plain),
             How::Fused(activations) => {
                 let mut options = RuntimeOptions::default();
                 options.activations = activations.into();
+                options.threads = self.threads;
                 Runtime::load_shaped(self.model, &options, shapes).map(Loaded::Fused)
             }
         };
@@ -92,6 +98,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
         let bytes = memory::measure(args, shapes)?;
         return print(bytes.map_or(String::new(), |b| b.to_string()).as_bytes());
     }
+    check_threads(args.threads)?;
     let progress = Progress::detect(args.talk.quiet);
     let stage = progress.stage("reading", 0);
     let original = read_model(&args.model)?;
@@ -131,6 +138,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
         data: args.data.as_ref().map(|p| p.display().to_string()),
         models: contestants,
         batches,
+        threads: args.threads.get(),
         seed: args.seed,
     };
     for batch in &report.batches {
@@ -154,13 +162,14 @@ fn contenders<'a>(
         path: &args.model,
         model: original,
         how: How::Plain,
+        threads: args.threads,
     };
     let second = match (other, &args.output) {
         (Some(model), Some(path)) => Contender {
             name: "compressed",
             path,
             model,
-            how: How::Plain,
+            ..plain
         },
         _ => plain,
     };

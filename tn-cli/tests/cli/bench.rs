@@ -53,6 +53,18 @@ fn a_model_alone_is_timed_with_both_runtimes() {
     assert_eq!(report["models"].as_array().unwrap().len(), 2);
     assert_eq!(report["models"][0]["model"], "model");
 
+    assert_eq!(report["threads"], 1);
+
+    let several = [&args[..], &["--threads", "2"]].concat();
+    let report: Value = serde_json::from_str(&stdout(&several)).unwrap();
+    assert_eq!(report["threads"], 2);
+    let (code, stderr) = failure(&[&args[..], &["--threads", "1025"]].concat());
+    assert_eq!(code, 2);
+    assert!(
+        stderr.contains("--threads: expected at most 1024, found 1025"),
+        "{stderr}"
+    );
+
     args.extend(["--batches", "501"]);
     let (code, stderr) = failure(&args);
     assert_eq!(code, 1);

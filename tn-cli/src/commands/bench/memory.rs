@@ -52,6 +52,7 @@ pub(super) fn measure(args: &BenchArgs, shapes: &str) -> Result<Option<u64>, Cli
             RuntimeChoice::Fused => How::Fused(args.activations),
             RuntimeChoice::Plain | RuntimeChoice::Both => How::Plain,
         },
+        threads: args.threads,
     };
     let loaded = contender.load(&shapes)?;
     drop(model);

@@ -18,6 +18,8 @@ pub(super) struct Report {
     pub(super) data: Option<String>,
     pub(super) models: Vec<Contestant>,
     pub(super) batches: Vec<Batch>,
+    /// Of a run.
+    pub(super) threads: usize,
     pub(super) seed: u64,
 }
 
