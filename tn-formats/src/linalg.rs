@@ -397,6 +397,22 @@ pub fn eigh(a: ArrayView2<'_, f64>) -> Result<(Array1<f64>, Array2<f64>)> {
     ))
 }
 
+/// The eigenvalues of [`eigh`] alone, in less than half its time.
+pub(crate) fn eigenvalues(a: ArrayView2<'_, f64>) -> Result<Array1<f64>> {
+    let n = a.nrows();
+    let a = Dense::new(a);
+    let mut values = a
+        .mat()
+        .self_adjoint_eigenvalues(Side::Lower)
+        .map_err(|_| Error::LinAlg {
+            what: "symmetric eigenvalues",
+            rows: n,
+            cols: n,
+        })?;
+    values.reverse();
+    Ok(Array1::from(values))
+}
+
 /// The lower-triangular `l` with `a = l lᵀ`, for the symmetric positive definite matrix whose lower triangle is given.
 pub(crate) fn cholesky(a: ArrayView2<'_, f64>) -> Result<Array2<f64>> {
     let n = a.nrows();

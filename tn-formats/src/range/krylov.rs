@@ -7,7 +7,7 @@ use super::orthonormal::orthonormalized;
 use super::strips::{gram_rows, narrow};
 use super::{Keep, pick_rank};
 use crate::error::Result;
-use crate::linalg::{eigh, mm};
+use crate::linalg::{eigenvalues, eigh, mm};
 use crate::scalar::Real;
 
 /// Columns of a block at least: the kernels take fewer in the same time.
@@ -15,10 +15,14 @@ const NARROWEST: usize = 16;
 /// The iteration stops when what it would still gain is less than this share of the tail: half of it in the error, which so is
 /// at most about 1.00006 times that of the best subspace.
 const TOLERANCE: f64 = 1.2e-4;
-/// Blocks between two looks at the captured energy; a look costs about as much as three blocks.
+/// Blocks between two looks at the captured energy while the end is far.
 const STRIDE: usize = 3;
-/// Blocks of a Krylov space before it is restarted from the best of them: a multiple of [`STRIDE`], and one.
+/// Blocks of a Krylov space before it is restarted from the best of them.
 const DEPTH: usize = 10;
+/// Gains are taken to fall by this factor a block at least.
+const SLOWEST: f64 = 0.983;
+/// The same factor, to the power of [`STRIDE`] a half, before two gains tell it.
+const UNKNOWN: f64 = 0.794;
 /// Looks before Krylov gives up.
 const MAX_LOOKS: usize = 24;
 
@@ -55,7 +59,7 @@ impl<T: Real> Rows<T> {
 /// open for so long that the Gram path is cheaper.
 ///
 /// Data without a gap in its spectrum is the normal case here: the space never settles, but its captured energy does,
-/// each [`STRIDE`] of blocks gaining a fairly steady share of the ones before. That share says how much is left.
+/// each block gaining a fairly steady share of the one before. That share says how much is left and when to look again.
 pub(super) fn krylov<T: Real>(
     a: ArrayView2<'_, T>,
     norm_sq: f64,
@@ -65,16 +69,14 @@ pub(super) fn krylov<T: Real>(
     let short = m.min(n);
     let block = keep.cap.max(NARROWEST).min((short / 4).max(1));
     // The space stays well below the whole one, so that there always is a next block.
-    let room = (3 * short / 4 / block).clamp(2, DEPTH);
-    let stride = STRIDE.min(room - 1);
-    let depth = 1 + (room - 1) / stride * stride;
+    let depth = (3 * short / 4 / block).clamp(2, DEPTH);
     let mut basis = Rows::<T>::new(depth * block, m);
     let mut images = Rows::<T>::new(depth * block, n);
     let mut seed = Some(mm(a, gaussian::<T>(n, block).view()));
     let mut image = Array2::zeros((0, 0));
-    let (mut captured, mut gained) = (0.0, f64::INFINITY);
+    let (mut captured, mut blocks) = (0.0, 1);
+    let mut before = None;
     for look in 0..MAX_LOOKS {
-        let blocks = if look == 0 { 1 } else { stride };
         for _ in 0..blocks {
             let next = seed.take().unwrap_or_else(|| mm(a, image.t()));
             let q = orthonormal_against(basis.view().t(), next);
@@ -82,26 +84,35 @@ pub(super) fn krylov<T: Real>(
             basis.push(q.t());
             images.push(image.view());
         }
-        let (values, vectors) = eigh(gram_rows(images.view()).view())?;
+        let gram = gram_rows(images.view());
+        let values = eigenvalues(gram.view())?;
         let cap = keep.cap.min(values.len());
         let now: f64 = values.iter().take(cap).sum();
         let tail = (norm_sq - now).max(f64::EPSILON * norm_sq);
-        let gain = (now - captured).max(0.0);
         // The first gain is from nothing and says nothing of what follows.
-        let share = if look > 1 {
-            (gain / gained).min(0.95)
-        } else {
-            0.5
-        };
-        if look > 0 && gain * share / (1.0 - share) <= TOLERANCE * tail {
-            let mut squares = values.slice(s![..cap]).to_vec();
-            squares.push((norm_sq - now).max(0.0));
-            let rank = pick_rank(&squares, Keep { cap, ..keep }).min(cap);
-            let best = narrow::<T>(&vectors.slice(s![.., ..rank]).to_owned());
-            return Ok(Some(mm(basis.view().t(), best.view())));
+        let (mut done, mut wait) = (false, STRIDE);
+        if look > 0 {
+            let last = Gain {
+                energy: (now - captured).max(0.0),
+                blocks,
+            };
+            let falls = before.map_or(UNKNOWN, |before| fall(before, last));
+            let share = falls.powi(blocks as i32);
+            let open = last.energy * share / (1.0 - share);
+            done = open <= TOLERANCE * tail;
+            wait = ((TOLERANCE * tail / open).ln() / falls.ln()) as usize;
+            before = Some(last);
         }
-        (captured, gained) = (now, gain);
-        if basis.used == depth * block {
+        let full = basis.used == depth * block;
+        if done || full {
+            let (_, vectors) = eigh(gram.view())?;
+            if done {
+                let mut squares = values.slice(s![..cap]).to_vec();
+                squares.push((norm_sq - now).max(0.0));
+                let rank = pick_rank(&squares, Keep { cap, ..keep }).min(cap);
+                let best = narrow::<T>(&vectors.slice(s![.., ..rank]).to_owned());
+                return Ok(Some(mm(basis.view().t(), best.view())));
+            }
             let next = mm(a, image.t());
             seed = Some(orthonormal_against(basis.view().t(), next));
             let best = narrow::<T>(&vectors.slice(s![.., ..block]).to_owned());
@@ -110,8 +121,33 @@ pub(super) fn krylov<T: Real>(
             let kept = mm(best.t(), images.view());
             images.replace(kept.view());
         }
+        captured = now;
+        blocks = wait.clamp(1, STRIDE).min(depth - basis.used / block);
     }
     Ok(None)
+}
+
+/// What some blocks in a row captured.
+#[derive(Clone, Copy)]
+struct Gain {
+    energy: f64,
+    blocks: usize,
+}
+
+/// The factor from block to block by which two gains in a row fall, when it is the same throughout; by bisection.
+fn fall(first: Gain, then: Gain) -> f64 {
+    let sum = |x: f64, blocks: usize| (0..blocks).fold(0.0, |sum, _| sum * x + 1.0);
+    let (mut low, mut high) = (0.0, SLOWEST);
+    for _ in 0..40 {
+        let x = 0.5 * (low + high);
+        let expected = x.powi(first.blocks as i32) * sum(x, then.blocks) * first.energy;
+        if expected < then.energy * sum(x, first.blocks) {
+            low = x;
+        } else {
+            high = x;
+        }
+    }
+    high
 }
 
 /// Orthonormal columns spanning `y` minus its part in the orthonormal `basis`.
