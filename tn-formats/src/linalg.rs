@@ -379,6 +379,17 @@ fn svd_in<T: faer::traits::RealField + Copy>(
 /// # Errors
 /// [`Error::LinAlg`] when the iteration does not converge.
 pub fn eigh(a: ArrayView2<'_, f64>) -> Result<(Array1<f64>, Array2<f64>)> {
+    eigh_in(a)
+}
+
+/// [`eigh`] in single precision.
+pub(crate) fn eigh_single(a: ArrayView2<'_, f32>) -> Result<(Array1<f32>, Array2<f32>)> {
+    eigh_in(a)
+}
+
+fn eigh_in<T: faer::traits::RealField + Copy>(
+    a: ArrayView2<'_, T>,
+) -> Result<(Array1<T>, Array2<T>)> {
     let n = a.nrows();
     let a = Dense::new(a);
     let side = Side::Lower;

@@ -10,13 +10,16 @@
 //! | otherwise | Gram matrix of the short side in `f64` and its eigenvectors | m n min(m, n) |
 //! | `f64` and an error below 1e-5 wanted or found | QR, then SVD of the triangle | twice the Gram path |
 //!
+//! What is left of an `f64` array may be kept in `f32` (`A` below, where `Q` is the type of the bases): its round-off adds to the
+//! error squared.
+//!
 //! The tail is exact in every path: the projection is orthogonal, whatever subspace it uses. A subspace found in `f32` or by
 //! Krylov may leave a little more than the best one; an error that is asked for never depends on either.
 
 use ndarray::{Array1, Array2, ArrayView2, CowArray, Ix2, s};
 
 use crate::error::Result;
-use crate::linalg::{eigh, mm, qr, svd};
+use crate::linalg::{eigh, eigh_single, mm, qr, svd};
 use crate::reorder::Woven;
 use crate::scalar::Real;
 
@@ -33,12 +36,12 @@ use strips::{
     project_woven, residual_sq, single, widen,
 };
 
-/// Result of [`dominant_range`].
-pub(crate) struct Range<T> {
+/// Result of [`dominant_range`]: the basis in `Q`, what is left of an array of `A`.
+pub(crate) struct Range<Q, A = Q> {
     /// Orthonormal columns, m x r.
-    pub(crate) q: Array2<T>,
+    pub(crate) q: Array2<Q>,
     /// `qᵀ a`, r x n.
-    pub(crate) b: Array2<T>,
+    pub(crate) b: Array2<A>,
     /// `||a - q b||²`.
     pub(crate) tail_sq: f64,
 }
@@ -50,6 +53,13 @@ pub(crate) struct Keep {
     pub(crate) tail_sq: f64,
 }
 
+impl Keep {
+    /// Whether nothing of an unfolding with this short side may be cut off.
+    pub(crate) fn is_lossless(&self, short: usize) -> bool {
+        self.cap >= short && self.tail_sq <= 0.0
+    }
+}
+
 /// Squared relative tails below this are beyond the Gram matrix in `f64`.
 pub(crate) const GRAM_FLOOR: f64 = 1e-10;
 /// Columns beyond the rank that a subspace needs room for.
@@ -59,7 +69,7 @@ const CANCELLATION: f64 = 1e-3;
 /// From this ratio of columns to rows on, one product with the whole array beats the passes of Krylov.
 const WIDE: usize = 8;
 /// Squared relative tails from this on are told from a projection in `f32`.
-const PLAIN: f64 = 0.05;
+pub(crate) const PLAIN: f64 = 0.05;
 /// Squared relative tails below this are beyond a Gram matrix in single precision.
 const COARSE_FLOOR: f64 = 1e-3;
 /// Squared relative tails below this are beyond a space found in single precision.
@@ -81,16 +91,16 @@ pub(crate) fn pick_rank(squares: &[f64], keep: Keep) -> usize {
     rank.min(keep.cap).max(1)
 }
 
-pub(crate) fn dominant_range<T: Real>(
-    a: CowArray<'_, T, Ix2>,
+pub(crate) fn dominant_range<Q: Real, A: Real>(
+    a: CowArray<'_, A, Ix2>,
     norm_sq: f64,
     keep: Keep,
-) -> Result<Range<T>> {
+) -> Result<Range<Q, A>> {
     let (m, n) = a.dim();
     let short = m.min(n);
     // Zeros have rank 1 whatever is allowed: their budget is 0, and so is every tail.
-    let zeros = norm_sq <= 0.0 && a.iter().all(|x| *x == T::zero());
-    let lossless = keep.cap >= short && keep.tail_sq <= 0.0 && !zeros;
+    let zeros = norm_sq <= 0.0 && a.iter().all(|x| *x == A::zero());
+    let lossless = keep.is_lossless(short) && !zeros;
     if lossless && short == m {
         return Ok(Range {
             q: Array2::eye(m),
@@ -105,7 +115,7 @@ pub(crate) fn dominant_range<T: Real>(
     {
         return Ok(Range {
             b: project(q.view(), a),
-            q: narrow(&q),
+            q: Q::rounded(q),
             tail_sq: 0.0,
         });
     }
@@ -118,7 +128,7 @@ pub(crate) fn dominant_range<T: Real>(
     {
         return Ok(range);
     }
-    let fine = T::BYTES == 8;
+    let fine = A::BYTES == 8;
     if short > GRAM_SIDE && few {
         if fine && let Some(range) = by_single_krylov(a, norm_sq, keep)? {
             return Ok(range);
@@ -128,44 +138,61 @@ pub(crate) fn dominant_range<T: Real>(
         }
     }
     if fine && keep.tail_sq > 0.0 && keep.tail_sq < GRAM_FLOOR * norm_sq {
-        return by_svd(a, keep);
+        return Ok(by_svd(a, keep)?.recast());
     }
     let range = by_gram(a, norm_sq, keep)?;
     if fine && range.tail_sq < GRAM_FLOOR * norm_sq {
-        return by_svd(a, keep);
+        return Ok(by_svd(a, keep)?.recast());
     }
     Ok(range)
 }
 
-/// [`dominant_range`] of an unfolding that is not made unless it must be.
-pub(crate) fn dominant_range_woven<T: Real>(
-    a: &Woven<'_, T>,
+/// [`dominant_range`] of `scale` times an unfolding that is not made unless it must be.
+pub(crate) fn dominant_range_woven<T: Real, A: Real>(
+    a: Woven<'_, T>,
+    scale: f64,
     norm_sq: f64,
     keep: Keep,
-) -> Result<Range<T>> {
+) -> Result<Range<T, A>> {
     let (m, n) = a.dim();
-    let scale = norm_sq.sqrt().recip();
-    if m <= SIDE_BY_SIDE && m <= n && keep.cap < m && keep.tail_sq <= 0.0 && scale.is_finite() {
-        let q = dominant_eigenvectors(coarse_gram_woven(a, scale), keep.cap)?;
-        let q = T::rounded(q);
-        let b = project_woven(q.view(), a);
+    let relative = scale / norm_sq.sqrt();
+    if m <= SIDE_BY_SIDE.min(n)
+        && keep.cap < m
+        && keep.tail_sq <= 0.0
+        && f32::narrow(relative).is_finite()
+    {
+        let q = dominant_eigenvectors(coarse_gram_woven(&a, relative), keep.cap)?;
+        let b = project_woven(A::rounded(q.clone()).view(), &a, scale);
         let tail_sq = norm_sq - crate::scalar::norm_sq(b.view());
         if tail_sq >= PLAIN * norm_sq {
+            let q = T::rounded(q);
             return Ok(Range { q, b, tail_sq });
         }
     }
-    dominant_range(CowArray::from(a.unfolded()), norm_sq, keep)
+    let unfolded = CowArray::from(a.unfolded(scale));
+    drop(a);
+    dominant_range(unfolded, norm_sq, keep)
+}
+
+impl<A: Real> Range<A> {
+    fn recast<Q: Real>(self) -> Range<Q, A> {
+        Range {
+            q: Q::rounded(widen(self.q.view())),
+            b: self.b,
+            tail_sq: self.tail_sq,
+        }
+    }
 }
 
 /// The dominant eigenvectors of the short side's Gram matrix, that in single precision; the projection onto them exact. An error
 /// of the space counts squared; `None` when the tail is so small that it would count all the same.
-fn by_coarse_gram<T: Real>(
-    a: ArrayView2<'_, T>,
+fn by_coarse_gram<Q: Real, A: Real>(
+    a: ArrayView2<'_, A>,
     norm_sq: f64,
     cap: usize,
-) -> Result<Option<Range<T>>> {
+) -> Result<Option<Range<Q, A>>> {
     let scale = norm_sq.sqrt().recip();
-    if !scale.is_finite() {
+    if !f32::narrow(scale).is_finite() {
         return Ok(None);
     }
     let (m, n) = a.dim();
@@ -178,7 +205,7 @@ fn by_coarse_gram<T: Real>(
         widen(y.t())
     };
     let range = projected(q, a, norm_sq);
-    let floor = if T::BYTES == 8 {
+    let floor = if A::BYTES == 8 {
         SINGLE_FLOOR
     } else {
         COARSE_FLOOR
@@ -186,7 +213,8 @@ fn by_coarse_gram<T: Real>(
     Ok((range.tail_sq >= floor * norm_sq).then_some(range))
 }
 
-/// The first `cap` eigenvectors of the symmetric matrix whose lower triangle is given, or a basis of a space as good.
+/// An orthonormal basis of the span of the first `cap` eigenvectors, or of one as good in single precision; of the symmetric
+/// matrix whose lower triangle is given.
 fn dominant_eigenvectors(lower: Array2<f64>, cap: usize) -> Result<Array2<f64>> {
     let m = lower.nrows();
     if m > GRAM_SIDE {
@@ -196,18 +224,19 @@ fn dominant_eigenvectors(lower: Array2<f64>, cap: usize) -> Result<Array2<f64>> 
             return Ok(q);
         }
     }
-    Ok(eigh(lower.view())?.1.slice(s![.., ..cap]).to_owned())
+    let vectors = eigh_single(narrow::<f32>(&lower).view())?.1;
+    Ok(orthonormal(widen(vectors.slice(s![.., ..cap]))))
 }
 
 /// The space found in single precision, the projection onto it exact. An error of the space counts squared, so that nothing is
 /// lost as long as the tail is not small; `None` where it is.
-fn by_single_krylov<T: Real>(
-    a: ArrayView2<'_, T>,
+fn by_single_krylov<Q: Real, A: Real>(
+    a: ArrayView2<'_, A>,
     norm_sq: f64,
     keep: Keep,
-) -> Result<Option<Range<T>>> {
+) -> Result<Option<Range<Q, A>>> {
     let scale = norm_sq.sqrt().recip();
-    if !scale.is_finite() {
+    if !f32::narrow(scale).is_finite() {
         return Ok(None);
     }
     let relative = Keep {
@@ -249,7 +278,11 @@ pub(crate) fn by_svd<T: Real>(a: ArrayView2<'_, T>, keep: Keep) -> Result<Range<
     })
 }
 
-fn by_gram<T: Real>(a: ArrayView2<'_, T>, norm_sq: f64, keep: Keep) -> Result<Range<T>> {
+fn by_gram<Q: Real, A: Real>(
+    a: ArrayView2<'_, A>,
+    norm_sq: f64,
+    keep: Keep,
+) -> Result<Range<Q, A>> {
     let (m, n) = a.dim();
     if m <= n {
         let (values, vectors) = eigh(gram_rows(a).view())?;
@@ -257,7 +290,7 @@ fn by_gram<T: Real>(a: ArrayView2<'_, T>, norm_sq: f64, keep: Keep) -> Result<Ra
         let q = vectors.slice(s![.., ..rank]).to_owned();
         let b = project(q.view(), a);
         return Ok(Range {
-            q: narrow(&q),
+            q: Q::rounded(q),
             b,
             tail_sq: tail_of(&values, rank, norm_sq),
         });
@@ -269,7 +302,7 @@ fn by_gram<T: Real>(a: ArrayView2<'_, T>, norm_sq: f64, keep: Keep) -> Result<Ra
     let q = orthonormal(widen(y.t()));
     let b = project(q.view(), a);
     Ok(Range {
-        q: narrow(&q),
+        q: Q::rounded(q),
         b,
         tail_sq: tail_of(&values, rank, norm_sq),
     })
@@ -284,14 +317,14 @@ fn tail_of(values: &Array1<f64>, rank: usize, norm_sq: f64) -> f64 {
     }
 }
 
-/// The projection onto the span of `y`, and the energy it leaves: exact but for the round-off of `T` in what is kept.
-fn projected<T: Real>(y: Array2<f64>, a: ArrayView2<'_, T>, norm_sq: f64) -> Range<T> {
+/// The projection onto the span of `y`, and the energy it leaves: exact but for the round-off of `A` in what is kept.
+fn projected<Q: Real, A: Real>(y: Array2<f64>, a: ArrayView2<'_, A>, norm_sq: f64) -> Range<Q, A> {
     let q = orthonormal(y);
-    if T::BYTES == 4 {
+    if A::BYTES == 4 {
         let b = project(q.view(), a);
         let tail_sq = norm_sq - crate::scalar::norm_sq(b.view());
         if tail_sq >= PLAIN * norm_sq {
-            let q = narrow(&q);
+            let q = Q::rounded(q);
             return Range { q, b, tail_sq };
         }
     }
@@ -301,8 +334,8 @@ fn projected<T: Real>(y: Array2<f64>, a: ArrayView2<'_, T>, norm_sq: f64) -> Ran
         tail_sq = residual_sq(q.view(), b.view(), a);
     }
     Range {
-        q: T::rounded(q),
-        b: T::rounded(b),
+        q: Q::rounded(q),
+        b: A::rounded(b),
         tail_sq,
     }
 }

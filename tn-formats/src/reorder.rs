@@ -4,7 +4,10 @@ use ndarray::{Array2, ArrayView2, ArrayViewD, ArrayViewMutD, Axis, CowArray, Ix2
 use rayon::prelude::*;
 
 use crate::modes::{Layout, MatrixModes};
-use crate::scalar::{Real, norm_sq};
+use crate::scalar::{Real, norm_sq, scaled};
+
+/// Elements at most that a thread puts in order at a time: a piece of a result that stays in the first-level cache.
+const CHUNK: usize = 1 << 13;
 
 /// Axes of `w` cut into modes: row modes, then column modes.
 fn split_axes(modes: &MatrixModes) -> Vec<usize> {
@@ -55,14 +58,22 @@ pub(crate) struct Woven<'a, T> {
     rows: usize,
 }
 
-/// Consecutive strips of the columns of a first unfolding, equally wide, still in the order of the matrix.
+/// In which order [`Woven::strips`] takes the columns of the first unfolding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Columns {
+    /// As they stand in it.
+    OfTheTensor,
+    /// As they lie in memory: for what does not depend on the order.
+    OfTheMatrix,
+}
+
+/// Strips of the columns of a first unfolding, equally wide, still in the order of the matrix.
 pub(crate) struct Strips<'a, T> {
     data: &'a [T],
     /// Where in `data` each strip starts.
     starts: Vec<usize>,
-    /// Where each run of a strip lies from there, and where it goes in the strip; in the order of memory.
-    runs: Vec<(usize, usize)>,
-    run: usize,
+    /// From there.
+    runs: Runs,
     width: usize,
 }
 
@@ -73,59 +84,86 @@ impl<'a, T: Real> Woven<'a, T> {
     }
 
     /// The first unfolding in strips of at most `width` columns, where the last mode allows it.
-    pub(crate) fn strips(&self, width: usize) -> Strips<'_, T> {
-        let stride = |axis: usize| self.axes[axis + 1..].iter().product::<usize>();
-        let axes: Vec<(usize, usize)> = self
-            .order
-            .iter()
-            .map(|&axis| (self.axes[axis], stride(axis)))
-            .collect();
+    pub(crate) fn strips(&self, width: usize, columns: Columns) -> Strips<'_, T> {
+        let mut axes = self.strided();
+        if columns == Columns::OfTheMatrix {
+            axes[self.row_axes..].sort_by_key(|&(_, stride)| std::cmp::Reverse(stride));
+        }
         let (rows, columns) = axes.split_at(self.row_axes);
         let mut inner = columns.len().min(1);
-        let size = |inner: usize| {
-            let inner = &columns[columns.len() - inner..];
-            inner.iter().map(|&(n, _)| n).product::<usize>()
-        };
-        while inner < columns.len() && size(inner + 1) <= width {
+        while inner < columns.len() && size(&columns[columns.len() - inner - 1..]) <= width {
             inner += 1;
         }
         let (outer, inner) = columns.split_at(columns.len() - inner);
-        let width = inner.iter().map(|&(n, _)| n).product();
-        let (run, inner) = match inner.split_last() {
-            Some((&(n, 1), inner)) => (n, inner),
-            _ => (1, inner),
-        };
-        let offsets = places(&[rows, inner].concat());
-        let mut runs: Vec<_> = offsets.into_iter().zip((0..).step_by(run)).collect();
-        runs.sort_unstable();
         Strips {
             data: self
                 .matrix
                 .as_slice()
                 .expect("standard layout by construction"),
             starts: places(outer),
-            runs,
-            run,
-            width,
+            runs: Runs::new(&[rows, inner].concat()),
+            width: size(inner),
         }
     }
 
-    /// The first unfolding as an array of its own.
-    pub(crate) fn unfolded(&self) -> Array2<T> {
-        let tensor = self
+    /// The same matrix, borrowed.
+    pub(crate) fn reborrow(&self) -> Woven<'_, T> {
+        Woven {
+            matrix: CowArray::from(self.matrix.view()),
+            axes: self.axes.clone(),
+            order: self.order.clone(),
+            ..*self
+        }
+    }
+
+    /// The unfolding whose rows are the present ones and the next mode of the train, of this size.
+    pub(crate) fn with_next(self, mode: usize) -> Self {
+        let (mut row_axes, mut rows) = (self.row_axes, self.rows);
+        while rows < self.rows * mode {
+            rows *= self.axes[self.order[row_axes]];
+            row_axes += 1;
+        }
+        Woven {
+            row_axes,
+            rows,
+            ..self
+        }
+    }
+
+    /// `scale` times the first unfolding as an array of its own.
+    pub(crate) fn unfolded<S: Real>(&self, scale: f64) -> Array2<S> {
+        let data = self
             .matrix
-            .view()
-            .into_shape_with_order(IxDyn(&self.axes))
-            .expect("modes fit the matrix")
-            .permuted_axes(IxDyn(&self.order));
+            .as_slice()
+            .expect("standard layout by construction");
+        let axes = self.strided();
+        let mut inner = axes.len().min(1);
+        while inner < axes.len() && size(&axes[axes.len() - inner - 1..]) <= CHUNK {
+            inner += 1;
+        }
+        let (outer, inner) = axes.split_at(axes.len() - inner);
+        let runs = Runs::new(inner);
+        let starts = places(outer);
         let mut out = Array2::zeros(self.dim());
-        let target = out
-            .view_mut()
-            .into_shape_with_order(tensor.raw_dim())
-            .expect("modes fit the matrix");
-        copy_parallel(tensor, target);
+        if let Some(out) = out.as_slice_mut() {
+            out.par_chunks_mut(size(inner))
+                .zip(&starts)
+                .for_each(|(to, &start)| runs.copy(&data[start..], scale, to));
+        }
         out
     }
+
+    /// Sizes and strides of the tensor's axes.
+    fn strided(&self) -> Vec<(usize, usize)> {
+        let stride = |axis: usize| self.axes[axis + 1..].iter().product::<usize>();
+        let axes = self.order.iter();
+        axes.map(|&axis| (self.axes[axis], stride(axis))).collect()
+    }
+}
+
+/// Elements of a tensor with these sizes and strides.
+fn size(axes: &[(usize, usize)]) -> usize {
+    axes.iter().map(|&(n, _)| n).product()
 }
 
 /// Offsets of all elements of a tensor with these sizes and strides, in row-major order.
@@ -148,25 +186,64 @@ impl<T: Real> Strips<'_, T> {
 
     /// Strip `k` times `scale` in row-major order.
     pub(crate) fn copy_to<S: Real>(&self, k: usize, scale: f64, to: &mut [S]) {
-        let data = &self.data[self.starts[k]..];
-        for &(from, start) in &self.runs {
-            let from = &data[from..from + self.run];
-            for (to, x) in to[start..start + self.run].iter_mut().zip(from) {
-                *to = S::narrow(x.widen() * scale);
+        self.runs.copy(&self.data[self.starts[k]..], scale, to);
+    }
+}
+
+/// Elements in one piece of memory, all of one of these lengths.
+const PIECES: [usize; 5] = [16, 8, 4, 2, 1];
+
+/// Where the elements of a tensor lie, in pieces, and where they go in row-major order; in the order of memory.
+struct Runs {
+    places: Vec<(usize, usize)>,
+    piece: usize,
+}
+
+impl Runs {
+    /// Of a tensor with these sizes and strides.
+    fn new(axes: &[(usize, usize)]) -> Self {
+        let (mut run, mut outer) = (1, axes);
+        while let Some((&(n, stride), rest)) = outer.split_last()
+            && stride == run
+        {
+            (run, outer) = (run * n, rest);
+        }
+        let piece = PIECES.into_iter().find(|p| run % p == 0).unwrap_or(1);
+        let from = places(&[outer, &[(run / piece, piece)]].concat());
+        let mut places: Vec<_> = from.into_iter().zip((0..).step_by(piece)).collect();
+        places.sort_unstable();
+        Self { places, piece }
+    }
+
+    /// `to = scale from`.
+    fn copy<T: Real, S: Real>(&self, from: &[T], scale: f64, to: &mut [S]) {
+        match self.piece {
+            16 => self.copy_pieces::<T, S, 16>(from, scale, to),
+            8 => self.copy_pieces::<T, S, 8>(from, scale, to),
+            4 => self.copy_pieces::<T, S, 4>(from, scale, to),
+            2 => self.copy_pieces::<T, S, 2>(from, scale, to),
+            _ => self.copy_pieces::<T, S, 1>(from, scale, to),
+        }
+    }
+
+    fn copy_pieces<T: Real, S: Real, const N: usize>(&self, from: &[T], scale: f64, to: &mut [S]) {
+        for &(place, start) in &self.places {
+            for (to, x) in to[start..start + N].iter_mut().zip(&from[place..place + N]) {
+                *to = scaled(*x, scale);
             }
         }
     }
 }
 
-/// The first unfolding of an array to decompose.
-pub(crate) enum Unfolding<'a, T> {
+/// The first unfolding of an array to decompose, or of what is left of it in `A`.
+pub(crate) enum Unfolding<'a, T, A = T> {
     /// As it lies in memory.
-    Plain(CowArray<'a, T, Ix2>),
+    Plain(CowArray<'a, A, Ix2>),
     /// With its elements still in the order of the matrix.
     Woven(Woven<'a, T>),
 }
 
-impl<'a, T: Real> Unfolding<'a, T> {
+impl<T: Real> Unfolding<'_, T> {
     pub(crate) fn dim(&self) -> (usize, usize) {
         match self {
             Self::Plain(a) => a.dim(),
@@ -180,11 +257,13 @@ impl<'a, T: Real> Unfolding<'a, T> {
             Self::Woven(w) => norm_sq(w.matrix.view()),
         }
     }
+}
 
+impl<'a, T: Real> Unfolding<'a, T> {
     pub(crate) fn plain(self) -> CowArray<'a, T, Ix2> {
         match self {
             Self::Plain(a) => a,
-            Self::Woven(w) => CowArray::from(w.unfolded()),
+            Self::Woven(w) => CowArray::from(w.unfolded(1.0)),
         }
     }
 }

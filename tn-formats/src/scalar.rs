@@ -55,6 +55,16 @@ impl Real for f64 {
     }
 }
 
+/// `scale x`: in `f64` where `S` has less range than `T`, else in `S`.
+#[inline]
+pub(crate) fn scaled<T: Real, S: Real>(x: T, scale: f64) -> S {
+    if S::BYTES < T::BYTES {
+        S::narrow(x.widen() * scale)
+    } else {
+        S::narrow(x.widen()) * S::narrow(scale)
+    }
+}
+
 /// Sum of squares in `f64`, on all threads when there are many; the order of summation depends on the length alone.
 pub(crate) fn norm_sq<T: Real, D: Dimension>(a: ArrayView<'_, T, D>) -> f64 {
     let Some(values) = a.as_slice_memory_order() else {

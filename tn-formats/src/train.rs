@@ -133,7 +133,9 @@ impl<T: Real> TensorTrain<T> {
     /// carried to the next. Storing the cores in `T` adds a relative error of about the unit round-off, which
     /// [`Truncation::RelativeError`] allows for. All cores but the last are left-orthogonal. Under a cap of ranks a bond's space
     /// may be found in `f32` and by an iteration that stops when what it could still gain is about 6e-5 of the bond's error;
-    /// the certificate counts what it left.
+    /// the certificate counts what it left. A large `f64` matrix that loses more than a fifth of its norm to such a cap
+    /// ([`TtMatrix::decompose`](crate::TtMatrix::decompose)) is multiplied in `f32`: all cores but the last are orthogonal to the
+    /// round-off of `f64`, the last one has that of `f32`, which adds less than 1e-10 of itself to the error.
     ///
     /// # Errors
     /// [`Error::Empty`]; [`Error::NotFinite`] for a NaN, an infinity or a norm beyond the largest number; [`Error::Parameter`] and

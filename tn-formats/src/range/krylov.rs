@@ -3,7 +3,7 @@
 use ndarray::{Array2, ArrayView2, s};
 use rand::{RngExt, SeedableRng};
 
-use super::orthonormal::orthonormalized;
+use super::orthonormal::orthonormalized_share;
 use super::strips::{gram_rows, narrow};
 use super::{Keep, pick_rank};
 use crate::error::Result;
@@ -23,6 +23,9 @@ const DEPTH: usize = 10;
 const SLOWEST: f64 = 0.983;
 /// The same factor, to the power of [`STRIDE`] a half, before two gains tell it.
 const UNKNOWN: f64 = 0.794;
+/// One pass is enough for a block of whose columns at least this share of the squared norm is left. What each such block lacks in
+/// orthogonality the next one multiplies, so that it holds for one space, up to the first restart.
+const ENOUGH: f64 = 0.1;
 /// Looks before Krylov gives up.
 const MAX_LOOKS: usize = 24;
 
@@ -76,36 +79,47 @@ pub(super) fn krylov<T: Real>(
     let mut image = Array2::zeros((0, 0));
     let (mut captured, mut blocks) = (0.0, 1);
     let mut before = None;
+    let mut enough = ENOUGH;
+    // Whether the next look is likely to be the last one.
+    let mut last = false;
     for look in 0..MAX_LOOKS {
         for _ in 0..blocks {
             let next = seed.take().unwrap_or_else(|| mm(a, image.t()));
-            let q = orthonormal_against(basis.view().t(), next);
+            let q = orthonormal_against(basis.view().t(), next, enough);
             image = mm(q.t(), a);
             basis.push(q.t());
             images.push(image.view());
         }
         let gram = gram_rows(images.view());
-        let values = eigenvalues(gram.view())?;
+        let full = basis.used == depth * block;
+        let (values, mut vectors) = if full || last {
+            let (values, vectors) = eigh(gram.view())?;
+            (values, Some(vectors))
+        } else {
+            (eigenvalues(gram.view())?, None)
+        };
         let cap = keep.cap.min(values.len());
         let now: f64 = values.iter().take(cap).sum();
         let tail = (norm_sq - now).max(f64::EPSILON * norm_sq);
         // The first gain is from nothing and says nothing of what follows.
         let (mut done, mut wait) = (false, STRIDE);
         if look > 0 {
-            let last = Gain {
+            let gain = Gain {
                 energy: (now - captured).max(0.0),
                 blocks,
             };
-            let falls = before.map_or(UNKNOWN, |before| fall(before, last));
+            let falls = before.map_or(UNKNOWN, |before| fall(before, gain));
             let share = falls.powi(blocks as i32);
-            let open = last.energy * share / (1.0 - share);
+            let open = gain.energy * share / (1.0 - share);
             done = open <= TOLERANCE * tail;
             wait = ((TOLERANCE * tail / open).ln() / falls.ln()) as usize;
-            before = Some(last);
+            before = Some(gain);
         }
-        let full = basis.used == depth * block;
         if done || full {
-            let (_, vectors) = eigh(gram.view())?;
+            let vectors = match vectors.take() {
+                Some(vectors) => vectors,
+                None => eigh(gram.view())?.1,
+            };
             if done {
                 let mut squares = values.slice(s![..cap]).to_vec();
                 squares.push((norm_sq - now).max(0.0));
@@ -114,7 +128,8 @@ pub(super) fn krylov<T: Real>(
                 return Ok(Some(mm(basis.view().t(), best.view())));
             }
             let next = mm(a, image.t());
-            seed = Some(orthonormal_against(basis.view().t(), next));
+            enough = f64::INFINITY;
+            seed = Some(orthonormal_against(basis.view().t(), next, enough));
             let best = narrow::<T>(&vectors.slice(s![.., ..block]).to_owned());
             let kept = mm(best.t(), basis.view());
             basis.replace(kept.view());
@@ -122,6 +137,7 @@ pub(super) fn krylov<T: Real>(
             images.replace(kept.view());
         }
         captured = now;
+        last = look > 0 && wait <= STRIDE;
         blocks = wait.clamp(1, STRIDE).min(depth - basis.used / block);
     }
     Ok(None)
@@ -150,14 +166,29 @@ fn fall(first: Gain, then: Gain) -> f64 {
     high
 }
 
-/// Orthonormal columns spanning `y` minus its part in the orthonormal `basis`.
-fn orthonormal_against<T: Real>(basis: ArrayView2<'_, T>, mut y: Array2<T>) -> Array2<T> {
+/// Orthonormal columns spanning `y` minus its part in the orthonormal `basis`: in two passes, or in one that leaves every column
+/// more than the share `enough` of its squared norm.
+fn orthonormal_against<T: Real>(
+    basis: ArrayView2<'_, T>,
+    mut y: Array2<T>,
+    enough: f64,
+) -> Array2<T> {
     for _ in 0..2 {
+        let mut taken = vec![0.0; y.ncols()];
         if basis.ncols() > 0 {
             let overlap = mm(basis.t(), y.view());
             y -= &mm(basis, overlap.view());
+            for row in overlap.rows() {
+                for (taken, x) in taken.iter_mut().zip(row) {
+                    *taken += x.widen() * x.widen();
+                }
+            }
         }
-        y = orthonormalized(y);
+        let (q, share) = orthonormalized_share(y, &taken);
+        y = q;
+        if share > enough {
+            break;
+        }
     }
     y
 }

@@ -5,8 +5,8 @@ use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, ShapeBuilder, s};
 use rayon::prelude::*;
 
 use crate::linalg::{Threads, add_gram_lower, gemm_with, mm};
-use crate::reorder::Woven;
-use crate::scalar::Real;
+use crate::reorder::{Columns, Woven};
+use crate::scalar::{Real, scaled};
 
 /// Columns at most that a Gram matrix is summed over in its own precision.
 const COARSE_STRIP: usize = 8192;
@@ -37,7 +37,7 @@ pub(super) fn single<T: Real>(a: ArrayView2<'_, T>, scale: f64) -> Array2<f32> {
         .zip(out.axis_chunks_iter_mut(Axis(0), rows))
         .collect();
     strips.into_par_iter().for_each(|(from, mut to)| {
-        to.zip_mut_with(&from, |to, x| *to = f32::narrow(x.widen() * scale));
+        to.zip_mut_with(&from, |to, x| *to = scaled(*x, scale));
     });
     out
 }
@@ -103,7 +103,7 @@ fn add_gram<T: Real, S: Real>(a: ArrayView2<'_, T>, scale: f64, width: usize, su
     let mut scratch = Array2::zeros((a.nrows(), width).set_f(by_columns(a)));
     for strip in a.axis_chunks_iter(Axis(1), width) {
         let mut part = scratch.slice_mut(s![.., ..strip.ncols()]);
-        part.zip_mut_with(&strip, |to, x| *to = S::narrow(x.widen() * scale));
+        part.zip_mut_with(&strip, |to, x| *to = scaled(*x, scale));
         add_gram_lower(part.view(), sum.view_mut());
     }
 }
@@ -111,7 +111,7 @@ fn add_gram<T: Real, S: Real>(a: ArrayView2<'_, T>, scale: f64, width: usize, su
 /// [`coarse_gram_rows`] of at most [`SIDE_BY_SIDE`] rows.
 pub(super) fn coarse_gram_woven<T: Real>(a: &Woven<'_, T>, scale: f64) -> Array2<f64> {
     let (m, n) = a.dim();
-    let strips = a.strips(WOVEN_STRIP / m);
+    let strips = a.strips(STRIP / m, Columns::OfTheMatrix);
     let per_part = (n.div_ceil(PARTS).clamp(1, COARSE_STRIP) / strips.width()).max(1);
     let numbers: Vec<usize> = (0..strips.len()).collect();
     let sums: Vec<Array2<f32>> = numbers
@@ -134,19 +134,23 @@ pub(super) fn coarse_gram_woven<T: Real>(a: &Woven<'_, T>, scale: f64) -> Array2
     total
 }
 
-/// `qᵀ a`, accumulated in `T`.
-pub(super) fn project_woven<T: Real>(q: ArrayView2<'_, T>, a: &Woven<'_, T>) -> Array2<T> {
+/// `scale qᵀ a`, accumulated in `S`.
+pub(super) fn project_woven<T: Real, S: Real>(
+    q: ArrayView2<'_, S>,
+    a: &Woven<'_, T>,
+    scale: f64,
+) -> Array2<S> {
     let ((m, n), r) = (a.dim(), q.ncols());
-    let strips = a.strips(WOVEN_STRIP / m);
+    let strips = a.strips(WOVEN_STRIP / m, Columns::OfTheTensor);
     let width = strips.width();
     let mut out = Array2::zeros((r, n));
     let targets: Vec<_> = out.axis_chunks_iter_mut(Axis(1), width).collect();
-    let scratch = || (vec![T::zero(); m * width], Array2::zeros((r, width)));
+    let scratch = || (vec![S::zero(); m * width], Array2::zeros((r, width)));
     targets
         .into_par_iter()
         .enumerate()
         .for_each_init(scratch, |(from, to), (k, mut result)| {
-            strips.copy_to(k, 1.0, from);
+            strips.copy_to(k, scale, from);
             product(q, rows_of(from, width), to.view_mut());
             result.assign(to);
         });
