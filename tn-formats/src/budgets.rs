@@ -1,4 +1,4 @@
-//! Bits per core under a byte budget.
+//! Bits per core, or part of a network, under a byte budget.
 
 use ndarray::Array3;
 use quant_core::{Bits, QuantScheme};
@@ -30,11 +30,26 @@ pub(crate) fn schemes_within(
             rotate(symmetric(train)?, Rotation::Hadamard { seed })
         }
     };
-    let table = costs(&start, &shapes(&start), scheme)?;
+    Ok(choices(
+        &costs(&start, &shapes(&start), scheme)?,
+        scheme,
+        bytes,
+    ))
+}
+
+/// Squared error and bytes of one part at one width.
+pub(crate) type Cost = (f64, usize);
+
+/// The greedy choice per part, and the widest that fits all alike; `table` has each part's costs in the order of [`Bits::ALL`].
+pub(crate) fn choices(
+    table: &[Vec<Cost>],
+    scheme: QuantScheme,
+    bytes: usize,
+) -> Vec<Vec<QuantScheme>> {
     let size = |levels: &[usize]| {
         levels
             .iter()
-            .zip(&table)
+            .zip(table)
             .map(|(&l, t)| t[l].1)
             .sum::<usize>()
     };
@@ -63,7 +78,7 @@ pub(crate) fn schemes_within(
             .map(|&l| scheme.with_bits(Bits::ALL[l]))
             .collect::<Vec<_>>()
     };
-    Ok(vec![schemes(&levels), schemes(&vec![uniform; table.len()])])
+    vec![schemes(&levels), schemes(&vec![uniform; table.len()])]
 }
 
 /// Squared error and bytes of every core at every width.
@@ -71,7 +86,7 @@ fn costs(
     train: &TensorTrain<f64>,
     shapes: &[Vec<usize>],
     scheme: QuantScheme,
-) -> Result<Vec<Vec<(f64, usize)>>> {
+) -> Result<Vec<Vec<Cost>>> {
     let white: Vec<_> = (train.cores().iter())
         .map(|c| CoreWeight::none(c.mode()))
         .collect();

@@ -7,13 +7,15 @@ use crate::budgets;
 use crate::compensate::CoreRounding;
 use crate::error::{Error, Result};
 use crate::fold::InputNorm;
-use crate::gauge::{Gauge, Rotation};
 use crate::matrix::TtMatrix;
-use crate::quantized::{QuantizedTensorTrain, QuantizedTtMatrix, QuantizedTucker};
+use crate::quantized::{QuantizedTensorTrain, QuantizedTtMatrix};
 use crate::scalar::Real;
 use crate::strategy::{Outcome, Plan, QuantizationError, Strategy, quantize_cores};
 use crate::train::TensorTrain;
-use crate::tucker::Tucker;
+
+mod tucker;
+
+pub use tucker::TuckerQuantizer;
 
 /// Quantizes the cores of a train.
 ///
@@ -274,119 +276,6 @@ impl TtQuantizer {
         best.ok_or(Error::Empty {
             what: "list of candidate widths",
         })
-    }
-}
-
-/// Quantizes the core and every factor of a Tucker network.
-///
-/// ```
-/// use ndarray::Array;
-/// use quant_core::{Bits, QuantScheme};
-/// use tn_formats::{Truncation, Tucker, TuckerQuantizer};
-/// let a = Array::from_shape_fn((8, 8, 8), |(i, j, k)| 1.0f32 / (1 + i + j + k) as f32).into_dyn();
-/// let (tucker, _) = Tucker::decompose(a.view(), &Truncation::MaxRank(3))?;
-/// let quantized = TuckerQuantizer::new(QuantScheme::symmetric(Bits::B8)).quantize(&tucker)?;
-/// let back = quantized.dequantize().to_dense();
-/// assert!((&back - &a).iter().all(|d| d.abs() < 0.02));
-/// assert_eq!(quantized.report().total().scale_bits, 4 * 32);
-/// # Ok::<(), tn_formats::Error>(())
-/// ```
-#[derive(Debug, Clone)]
-pub struct TuckerQuantizer {
-    scheme: QuantScheme,
-    strategy: Strategy,
-    each: Option<Vec<QuantScheme>>,
-}
-
-impl TuckerQuantizer {
-    /// Core and factors each on their own, as they come.
-    pub fn new(scheme: QuantScheme) -> Self {
-        Self {
-            scheme,
-            strategy: Strategy::Independent,
-            each: None,
-        }
-    }
-
-    /// A scheme for the core, then one for each factor, in place of the one for all.
-    #[must_use]
-    pub fn with_part_schemes(mut self, schemes: Vec<QuantScheme>) -> Self {
-        self.each = Some(schemes);
-        self
-    }
-
-    /// The same quantizer with another strategy, never worse than [`Strategy::Independent`]. For a Tucker network
-    /// [`Strategy::Compensated`] means the best gauge; its parts are not solved for again.
-    #[must_use]
-    pub fn with_strategy(mut self, strategy: Strategy) -> Self {
-        self.strategy = strategy;
-        self
-    }
-
-    /// Quantizes a network.
-    ///
-    /// # Errors
-    /// As [`TtQuantizer::quantize`].
-    pub fn quantize<T: Real>(&self, tucker: &Tucker<T>) -> Result<QuantizedTucker> {
-        Ok(self.quantize_measured(tucker)?.0)
-    }
-
-    /// Quantizes a network; the result, its relative error, and the strategy used in the end.
-    ///
-    /// # Errors
-    /// As [`TtQuantizer::quantize`].
-    pub fn quantize_measured<T: Real>(
-        &self,
-        tucker: &Tucker<T>,
-    ) -> Result<(QuantizedTucker, f64, Strategy)> {
-        let norm_sq = tucker.dot(tucker)?;
-        let attempt = |start: &Tucker<T>, used: Strategy| -> Result<_> {
-            let quantized = self.independent(start)?;
-            let (core, factors) = quantized.dequantize().into_parts();
-            let factors = factors
-                .into_iter()
-                .map(|f| f.mapv(|x| T::narrow(x.widen())))
-                .collect();
-            let back = Tucker::from_parts(core.mapv(|x| T::narrow(x.widen())), factors)?;
-            let square = norm_sq - 2.0 * tucker.dot(&back)? + back.dot(&back)?;
-            let error = if norm_sq > 0.0 {
-                (square.max(0.0) / norm_sq).sqrt()
-            } else {
-                0.0
-            };
-            Ok((quantized, error, used))
-        };
-        let gauges = match self.strategy {
-            Strategy::Independent => vec![],
-            Strategy::Gauge(gauge) => vec![gauge],
-            Strategy::Compensated { seed, .. } => {
-                vec![
-                    Gauge::Left,
-                    Gauge::Symmetric,
-                    Gauge::Rotated(Rotation::Hadamard { seed }),
-                ]
-            }
-        };
-        let mut best = attempt(tucker, Strategy::Independent)?;
-        for gauge in gauges {
-            let next = attempt(&tucker.gauge(gauge)?, Strategy::Gauge(gauge))?;
-            if next.1 < best.1 && next.0.byte_len() <= best.0.byte_len() {
-                best = next;
-            }
-        }
-        Ok(best)
-    }
-
-    fn independent<T: Real>(&self, tucker: &Tucker<T>) -> Result<QuantizedTucker> {
-        let (core, factors) = (tucker.core(), tucker.factors());
-        let schemes = schemes_of(self.scheme, self.each.as_deref(), factors.len() + 1)?;
-        let values = core.as_slice().expect("a core is row-major");
-        let quantized = quantize_values(values, core.shape(), &schemes[0])?;
-        let factors = factors.iter().zip(&schemes[1..]).map(|(f, scheme)| {
-            let values = f.as_slice().expect("a factor is row-major");
-            quantize_values(values, f.shape(), scheme)
-        });
-        QuantizedTucker::from_parts(quantized, factors.collect::<Result<_>>()?)
     }
 }
 

@@ -35,13 +35,13 @@ impl Strategy {
     pub const BEST: Self = Self::Compensated { sweeps: 2, seed: 0 };
 }
 
-/// The error of quantizing a train, against the train as it was.
+/// The error of quantizing a train or a Tucker network, against what it was.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct QuantizationError {
     /// `||X - Y|| / ||X||`, measured.
     pub relative: f64,
-    /// The same from the steps alone: each core's rounding as independent noise of variance step²/12, carried through its
-    /// neighbours. Close when the steps are small; knows nothing of clipping and compensation.
+    /// The same from the steps alone: each part's rounding as independent noise of variance step²/12, carried through the
+    /// others. Close when the steps are small; knows nothing of clipping and compensation.
     pub predicted: f64,
     /// What was used in the end; may be simpler than what was asked for.
     pub used: Strategy,
@@ -190,13 +190,17 @@ fn predicted_sq(
     let cores = cores.iter().zip(train.cores()).zip(traces);
     cores
         .map(|((q, core), trace)| {
-            let scales = q.params().scales();
-            let mean = scales.iter().map(|&s| f64::from(s).powi(2)).sum::<f64>()
-                / scales.len().max(1) as f64;
             // The factors of the weights have mean diagonal 1.
-            core.mode() as f64 * trace * mean / 12.0
+            core.mode() as f64 * trace * noise_variance(q)
         })
         .sum()
+}
+
+/// Variance of independent rounding noise, `step²/12`, its mean over the steps.
+pub(crate) fn noise_variance(q: &QuantizedTensor) -> f64 {
+    let scales = q.params().scales();
+    let squares: f64 = scales.iter().map(|&s| f64::from(s).powi(2)).sum();
+    squares / scales.len().max(1) as f64 / 12.0
 }
 
 /// Gram matrices of what stands left and right of every core, each core weighed.

@@ -116,13 +116,59 @@ fn a_tucker_network_gains_from_its_gauge() {
         .with_strategy(Strategy::BEST)
         .quantize_measured(&tucker)
         .unwrap();
-    assert!(best.1 <= simple.1);
+    assert!(best.1.relative <= simple.1.relative);
     assert_eq!(best.0.byte_len(), simple.0.byte_len());
     let measured =
         norm(&(&best.0.dequantize().to_dense().mapv(f64::from) - &tucker.to_dense())) / norm(&a);
     assert!(
-        (measured - best.1).abs() < 1e-2 * measured,
-        "{measured} {}",
+        (measured - best.1.relative).abs() < 1e-2 * measured,
+        "{measured} {:?}",
         best.1
     );
+}
+
+/// Where the steps are small beside the numbers, as the prediction supposes.
+#[test]
+fn noise_of_a_tucker_network_is_as_predicted() {
+    let factors = [(20, 6), (12, 5), (9, 4)].map(|(n, r)| {
+        let factor = noise(&[n, r], n as u64);
+        factor.into_shape_with_order((n, r)).unwrap()
+    });
+    let core = noise(&[6, 5, 4], 1);
+    let tucker = Tucker::from_parts(core, factors.to_vec()).unwrap();
+    for bits in [quant_core::Bits::B6, quant_core::Bits::B8] {
+        let scheme = quant_core::QuantScheme::symmetric(bits);
+        let mixed = [
+            vec![quant_core::QuantScheme::symmetric(quant_core::Bits::B8)],
+            vec![scheme; 3],
+        ]
+        .concat();
+        let (_, error) = TuckerQuantizer::new(scheme)
+            .with_part_schemes(mixed)
+            .quantize_measured(&tucker)
+            .unwrap();
+        let ratio = error.predicted / error.relative;
+        assert!((0.8..1.25).contains(&ratio), "{bits:?} {error:?}");
+    }
+}
+
+#[test]
+fn a_budget_of_a_tucker_network_is_kept_and_no_worse_than_one_width() {
+    let a = ArrayD::from_shape_fn(IxDyn(&[20, 12, 9, 7]), |ix| {
+        let t = ix[0] as f64 * 0.37 + ix[1] as f64 * 1.3 - ix[2] as f64 * 0.71;
+        t.sin() + 1.0 / (1 + ix[1] + ix[2] * ix[3]) as f64 + 0.1 * (t * ix[3] as f64).cos()
+    });
+    let (tucker, _) = Tucker::decompose(a.view(), &Truncation::MaxRank(6)).unwrap();
+    for strategy in [Strategy::Independent, Strategy::BEST] {
+        for bits in [quant_core::Bits::B3, quant_core::Bits::B6] {
+            let scheme = quant_core::QuantScheme::symmetric(bits);
+            let alike = TuckerQuantizer::new(scheme).with_strategy(strategy);
+            let (quantized, error) = alike.quantize_measured(&tucker).unwrap();
+            let budget = quantized.byte_len();
+            let chosen = alike.with_byte_budget(budget);
+            let (chosen, less) = chosen.quantize_measured(&tucker).unwrap();
+            assert!(chosen.byte_len() <= budget, "{bits:?} {strategy:?}");
+            assert!(less.relative <= error.relative, "{less:?} {error:?}");
+        }
+    }
 }

@@ -225,8 +225,8 @@ where
     let quantizer = TuckerQuantizer::new(codes.whole())
         .with_part_schemes(schemes)
         .with_strategy(codes.strategy);
-    let (coded, error, used) = quantizer.quantize_measured(&network).map_err(failed)?;
-    errors.quantization = Some(error);
+    let (coded, error) = quantizer.quantize_measured(&network).map_err(failed)?;
+    errors.quantization = Some(error.relative);
     errors.measured = distance(array.view(), coded.dequantize().to_dense().view());
     let factors = coded.factors().iter().map(|f| f.shape().to_vec());
     let shapes = std::iter::once(coded.core().shape().to_vec()).chain(factors);
@@ -235,7 +235,7 @@ where
         ranks,
         parts: coded_parts(shapes, coded.report().cores(), tucker_name),
         errors,
-        strategy: Some(used),
+        strategy: Some(error.used),
         container: coded.into(),
     })
 }
