@@ -74,6 +74,8 @@ pub(crate) const PLAIN: f64 = 0.05;
 const COARSE_FLOOR: f64 = 1e-3;
 /// Squared relative tails below this are beyond a space found in single precision.
 const SINGLE_FLOOR: f64 = 1e-2;
+/// Sides from which the eigenvectors of a Gram matrix in single precision are found in single precision.
+const SINGLE_SIDE: usize = 128;
 /// Short sides up to this are left to the Gram path.
 const GRAM_SIDE: usize = 384;
 
@@ -223,6 +225,9 @@ fn dominant_eigenvectors(lower: Array2<f64>, cap: usize) -> Result<Array2<f64>> 
         if let Some(q) = krylov(full.view(), size, Keep { cap, tail_sq: 0.0 })? {
             return Ok(q);
         }
+    }
+    if m < SINGLE_SIDE {
+        return Ok(eigh(lower.view())?.1.slice(s![.., ..cap]).to_owned());
     }
     let vectors = eigh_single(narrow::<f32>(&lower).view())?.1;
     Ok(orthonormal(widen(vectors.slice(s![.., ..cap]))))

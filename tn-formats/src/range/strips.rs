@@ -103,7 +103,7 @@ fn add_gram<T: Real, S: Real>(a: ArrayView2<'_, T>, scale: f64, width: usize, su
     let mut scratch = Array2::zeros((a.nrows(), width).set_f(by_columns(a)));
     for strip in a.axis_chunks_iter(Axis(1), width) {
         let mut part = scratch.slice_mut(s![.., ..strip.ncols()]);
-        part.zip_mut_with(&strip, |to, x| *to = scaled(*x, scale));
+        part.zip_mut_with(&strip, |to, x| *to = S::narrow(x.widen() * scale));
         add_gram_lower(part.view(), sum.view_mut());
     }
 }
