@@ -55,7 +55,9 @@ def test_an_interrupt_ends_at_once_and_leaves_nothing_half_written(tmp_path, kin
     interrupted = 0
     for _ in range(6):
         args = ["compress", MODEL, "-o", tmp_path / "out.onnx", "--force", "--quiet", "--calib", "examples/digits/calib.npz"]
-        run = subprocess.Popen([binary(), *args, "--target-size", "12x"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        # A shell starts what runs in its background with SIGINT ignored, and the tests may run there.
+        run = subprocess.Popen([binary(), *args, "--target-size", "12x"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                               preexec_fn=lambda: signal.signal(kind, signal.SIG_DFL))
         time.sleep(pick.uniform(0.05, 0.4))
         run.send_signal(kind)
         try:
