@@ -45,25 +45,23 @@ pub(crate) struct Loaded {
 impl Cut<'_> {
     /// The weights as they are that segment `s` runs first.
     pub(crate) fn originals(&self, s: usize) -> Result<Operands<'_>> {
-        let own = self.stages.uses(s).iter().map(|&(t, _)| {
-            let operand = Operand::original(self.view, &self.targets[t])?;
-            Ok((t, operand))
-        });
-        own.collect()
+        self.originals_of(s, |_| true)
     }
 
     /// Of [`Cut::originals`] those that make fewer numbers than they read.
     pub(crate) fn narrowing(&self, s: usize) -> Result<Operands<'_>> {
-        let narrow = |t: usize| {
-            let [outputs, inputs] = self.targets[t].shape();
-            matches!(self.targets[t].kind(), TargetKind::Dense(_)) && outputs < inputs
-        };
-        let own = self.stages.uses(s).iter().filter(|&&(t, _)| narrow(t));
-        let own = own.map(|&(t, _)| {
-            let operand = Operand::original(self.view, &self.targets[t])?;
-            Ok((t, operand))
-        });
-        own.collect()
+        self.originals_of(s, |target| {
+            let [outputs, inputs] = target.shape();
+            matches!(target.kind(), TargetKind::Dense(_)) && outputs < inputs
+        })
+    }
+
+    fn originals_of(&self, s: usize, wanted: impl Fn(&Target) -> bool) -> Result<Operands<'_>> {
+        let uses = self.stages.uses(s).iter();
+        let own = uses.map(|&(t, _)| (t, &self.targets[t]));
+        own.filter(|(_, target)| wanted(target))
+            .map(|(t, target)| Ok((t, Operand::original(self.view, target)?)))
+            .collect()
     }
 
     /// Runs segment `s` on the values of one batch; afterwards they hold what later segments read and nothing else.
