@@ -81,15 +81,14 @@ impl Layer {
                 self.name
             ));
         };
-        let rows = x.len().checked_div(network.k()).unwrap_or(0);
-        let parts = threads::parts(rows, network.cost(rows));
+        let cycles = |rows| network.cost(rows);
         let part = |x: &[f32], out: &mut [f32]| {
             self.with_scratch(|scratch| {
                 network.run(x, out, self.activations, scratch)?;
                 bias_activate(out, network.n(), bias, *activation)
             })
         };
-        threads::in_parts(parts, (x, network.k()), (out, network.n()), part)
+        threads::in_parts(cycles, (x, network.k()), (out, network.n()), part)
             .map_err(|e| format!("`{}`: {e}", self.name))
     }
 
