@@ -340,38 +340,6 @@ fn rows(
     }
 }
 
-/// Mixes every second half of a batch's float arrays with its first half; the labels of mixed samples no longer hold.
-pub(crate) fn mix(
-    feeds: &mut BTreeMap<String, Value>,
-    share: f64,
-    random: &mut SplitMix,
-) -> Result<(), OpError> {
-    for value in feeds.values_mut() {
-        let Value::Float(x) = &*value else { continue };
-        let rows = x.dims()[0];
-        let half = rows / 2;
-        let shares: Vec<f32> = (0..rows)
-            .map(|i| {
-                if i < half {
-                    0.0
-                } else {
-                    (random.unit() * share) as f32
-                }
-            })
-            .collect();
-        let mut shape = vec![1; x.rank()];
-        shape[0] = rows;
-        let shares = Tensor::from_vec(shares, shape, &Device::Cpu)?;
-        let partner: Vec<u32> = (0..rows)
-            .map(|i| if i < half || half == 0 { i } else { i % half } as u32)
-            .collect();
-        let partner = x.index_select(&Tensor::from_vec(partner, rows, &Device::Cpu)?, 0)?;
-        let gap = (partner - x)?;
-        *value = Value::Float((x + gap.broadcast_mul(&shares)?)?);
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -39,7 +39,7 @@ pub enum LossKind {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Length {
-    /// Chosen by the student: 3000 steps; four passes over the samples, and 200 steps at least, where weights were calibrated.
+    /// Chosen by the student: 3000 steps; ten passes over the samples, and 200 steps at least, where weights were calibrated.
     Auto,
     /// This many optimizer steps: the same bytes on every run.
     Steps(u64),
@@ -80,7 +80,8 @@ pub struct FinetuneConfig {
     pub train: Train,
     /// The part of the samples that is held back to choose the best state.
     pub held_back: f64,
-    /// Mixes pairs of samples of a batch by a random share of up to this; 0 for none. Only float inputs can be mixed.
+    /// Mixes half of a batch's samples, and their labels, with the other half by random shares of up to this; 0 for none.
+    /// Only float inputs can be mixed.
     pub mix: f64,
     /// Seed of the order of samples and of mixing.
     pub seed: u64,
@@ -101,7 +102,7 @@ impl Default for FinetuneConfig {
             loss: LossKind::Auto,
             temperature: 2.0,
             hidden_weight: None,
-            labels_weight: 0.5,
+            labels_weight: 2.0,
             mask: None,
             train: Train::Cores,
             held_back: 0.05,
@@ -142,7 +143,7 @@ impl FinetuneConfig {
             steps: match (self.length, kind) {
                 (Length::Steps(n), _) => Some(n),
                 (Length::Time(_), _) => None,
-                (Length::Auto, Kind::Blocks) => Some(passes(4)),
+                (Length::Auto, Kind::Blocks) => Some(passes(10)),
                 (Length::Auto, _) => Some(3000),
             },
         }

@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::kernels::{BinaryOp, UnaryOp, binary, unary};
+use super::mix::Mixture;
 
 /// `log softmax` over the last axis.
 fn log_softmax(x: &Tensor) -> Result<Tensor> {
@@ -26,10 +27,25 @@ pub(crate) fn divergence(student: &Tensor, teacher: &Tensor, temperature: f64) -
     weighted.sum_all()? * (temperature * temperature / rows as f64)
 }
 
-/// Cross-entropy with labels, the mean over rows.
-pub(crate) fn cross_entropy(student: &Tensor, labels: &Tensor) -> Result<Tensor> {
-    let picked = log_softmax(student)?.gather(&labels.unsqueeze(1)?, 1)?;
-    picked.mean_all()?.neg()
+/// Cross-entropy with labels, the mean over rows; of mixed samples that with either label, by its share.
+pub(crate) fn cross_entropy(
+    student: &Tensor,
+    labels: &[u32],
+    mixture: Option<&Mixture>,
+) -> Result<Tensor> {
+    let log_p = log_softmax(student)?;
+    let picked = |labels: &[u32]| -> Result<Tensor> {
+        let labels = Tensor::from_slice(labels, (labels.len(), 1), student.device())?;
+        log_p.gather(&labels, 1)?.squeeze(1)
+    };
+    let mut each = picked(labels)?;
+    if let Some(Mixture { partner, shares }) = mixture {
+        let others: Vec<u32> = partner.iter().map(|&i| labels[i as usize]).collect();
+        let shares = Tensor::from_slice(shares, shares.len(), student.device())?;
+        let gap = binary(&picked(&others)?, &each, BinaryOp::Sub)?;
+        each = binary(&each, &binary(&gap, &shares, BinaryOp::Mul)?, BinaryOp::Add)?;
+    }
+    each.mean_all()?.neg()
 }
 
 /// `|s - t|^2 / |t|^2`, with a weight of 0 or 1 for every position of the leading axes.
@@ -104,11 +120,31 @@ mod tests {
     }
 
     #[test]
+    fn a_mixed_sample_has_both_labels_by_their_shares() {
+        let x = Tensor::new(&[[1.0f32, 2.0, -1.0], [0.0, 0.5, 3.0]], &Device::Cpu).unwrap();
+        let entropy = |labels: &[u32], mixture: Option<&Mixture>| {
+            let loss = cross_entropy(&x, labels, mixture).unwrap();
+            loss.to_scalar::<f32>().unwrap()
+        };
+        let mixture = Mixture {
+            partner: vec![0, 0],
+            shares: vec![0.0, 0.3],
+        };
+        let expected = 0.7 * entropy(&[2, 1], None) + 0.3 * entropy(&[2, 2], None);
+        assert!((entropy(&[2, 1], Some(&mixture)) - expected).abs() < 1e-6);
+    }
+
+    #[test]
     fn gradients_equal_central_differences() {
         let teacher = Tensor::new(&[[1.0f32, 2.0, -1.0], [0.0, 0.5, 3.0]], &Device::Cpu).unwrap();
-        let labels = Tensor::new(&[2u32, 0], &Device::Cpu).unwrap();
+        let mixture = Mixture {
+            partner: vec![0, 0],
+            shares: vec![0.0, 0.3],
+        };
         check_gradients(&[&[2, 3]], 2e-3, |t| divergence(&t[0], &teacher, 2.0));
-        check_gradients(&[&[2, 3]], 2e-3, |t| cross_entropy(&t[0], &labels));
+        for mixture in [None, Some(&mixture)] {
+            check_gradients(&[&[2, 3]], 2e-3, |t| cross_entropy(&t[0], &[2, 0], mixture));
+        }
         check_gradients(&[&[2, 3]], 2e-3, |t| relative_error(&t[0], &teacher, None));
         check_gradients(&[&[2, 3]], 2e-3, |t| {
             geometry(&(&t[0] + 2.0)?, &teacher, None)

@@ -21,7 +21,7 @@
 //! | `interpret` | a model's outputs on a data set |
 //! | `student` | what is trained, its leaves and gradients, and the way back into the file |
 //! | `objective`, `loss` | teacher and student on a batch, and the loss between them |
-//! | `batches` | the order of samples, lengths, masks, mixing |
+//! | `batches`, `mix` | the order of samples, lengths, masks; mixed samples |
 //! | `teacher` | what the teacher makes of every sample, kept |
 //! | `train`, `passes` | the loop; what it computes |
 //! | `checkpoint`, `report` | the state of a run and its file; what it says |
@@ -33,6 +33,7 @@ mod gelu;
 mod interpret;
 mod kernels;
 mod loss;
+mod mix;
 mod objective;
 mod ops;
 mod passes;

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::config::{FinetuneConfig, LossKind};
+use super::mix::Mixture;
 use super::program::{Prepared, Program, Request};
 use super::student::{Student, TableLookup, TableRows, states};
 use super::value::{IntArray, Value};
@@ -34,8 +35,8 @@ pub(crate) struct Batch<'a> {
     /// `[n, length, 1]`, 0 at padded positions.
     pub(crate) keep: Option<Tensor>,
     pub(crate) labels: Option<&'a [u32]>,
-    /// How many samples, from the first, the labels hold for.
-    pub(crate) labelled: usize,
+    /// What the samples were mixed of, and their labels with them.
+    pub(crate) mixture: Option<&'a Mixture>,
 }
 
 /// The teacher's values and the part of the student that no trained value reaches.
@@ -280,14 +281,8 @@ impl Objective {
                     if let (Some(labels), true, 2) =
                         (batch.labels, self.labels_weight > 0.0, s.rank())
                     {
-                        let labels = &labels[..batch.labelled.min(labels.len())];
-                        if !labels.is_empty() {
-                            let picked = Tensor::from_slice(labels, labels.len(), &Device::Cpu)?;
-                            add(
-                                loss::cross_entropy(&s.narrow(0, 0, labels.len())?, &picked)?,
-                                self.labels_weight,
-                            )?;
-                        }
+                        let term = loss::cross_entropy(s, labels, batch.mixture)?;
+                        add(term, self.labels_weight)?;
                     }
                 }
                 LossKind::Embedding => {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::batches::{SplitMix, mix};
+use super::batches::SplitMix;
+use super::mix::mix;
 use super::objective::{Batch, Ready};
 use super::train::Run;
 use super::value::Value;
@@ -28,7 +29,7 @@ impl Run<'_> {
                 feeds: &feeds,
                 keep: self.batches.keep(&feeds)?,
                 labels: labels.as_deref(),
-                labelled: samples.len(),
+                mixture: None,
             };
             let ready = self.ready(&samples, batch.feeds)?;
             let leaves = self.student.leaves(&ready.rows)?.tensors();
@@ -48,20 +49,20 @@ impl Run<'_> {
         for samples in samples.chunks(part) {
             let share = samples.len() as f32 / part as f32 / self.config.accumulate as f32;
             let mut feeds = self.batches.feeds(samples)?;
-            let mut labelled = samples.len();
+            let mut mixture = None;
             if self.config.mix > 0.0 {
-                mix(&mut feeds, self.config.mix, &mut random).map_err(|e| Error::Evaluate {
+                let mixed = mix(&mut feeds, self.config.mix, &mut random);
+                mixture = mixed.map_err(|e| Error::Evaluate {
                     place: "mixing".into(),
                     problem: e.to_string(),
                 })?;
-                labelled /= 2;
             }
             let labels = self.batches.labels(samples);
             let batch = Batch {
                 feeds: &feeds,
                 keep: self.batches.keep(&feeds)?,
                 labels: labels.as_deref(),
-                labelled,
+                mixture: mixture.as_ref(),
             };
             let ready = self.ready(samples, batch.feeds)?;
             let leaves = self.student.leaves(&ready.rows)?;

@@ -13,7 +13,7 @@ use crate::error::CliError;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Training")]
 pub(crate) struct TuningArgs {
-    /// Optimizer steps [default: 3000; four passes over the samples for a planned model]
+    /// Optimizer steps [default: 3000; ten passes over the samples for a planned model]
     #[arg(long, value_name = "N")]
     pub(crate) steps: Option<NonZeroU64>,
     /// Train for so many minutes instead of a number of steps; such a run does not repeat byte for byte
@@ -22,7 +22,7 @@ pub(crate) struct TuningArgs {
     /// Peak learning rate of AdamW over one cycle [default: 0.01; 0.005 for dense matrices, 0.0003 for a planned model]
     #[arg(long, value_name = "RATE")]
     pub(crate) lr: Option<f64>,
-    /// Weight of the cross-entropy with the array `labels`, where the data has one; 0 leaves labels out [default: 0.5]
+    /// Weight of the cross-entropy with the array `labels`, where the data has one; 0 leaves labels out [default: 2]
     #[arg(long, value_name = "WEIGHT")]
     pub(crate) labels_weight: Option<f64>,
     /// Samples per step [default: 128; 64 for a planned model]
@@ -41,8 +41,8 @@ pub(crate) struct TuningArgs {
     /// Weight of the relative error at the outputs of rewritten layers [default: 0.05 beside logits, else 1]
     #[arg(long, value_name = "WEIGHT")]
     pub(crate) hidden_weight: Option<f64>,
-    /// Mix pairs of samples of a batch by a random share of up to this: data where there is little; float inputs only
-    /// [default: 0]
+    /// Mix half of a batch's samples, and their labels, with the other half by random shares of up to this: data where there is
+    /// little; float inputs only [default: 0]
     #[arg(long, value_name = "SHARE")]
     pub(crate) mix: Option<f64>,
     /// Compute a batch in so many parts, one after the other, to save memory [default: 1]

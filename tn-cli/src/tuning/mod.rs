@@ -15,6 +15,7 @@ use onnx_bridge::{Dataset, Model};
 use serde::Serialize;
 
 use crate::error::CliError;
+use crate::memory;
 use crate::model::read_dataset;
 use crate::output::{Existing, OutputFile};
 use crate::progress::{Progress, Stage};
@@ -113,6 +114,7 @@ pub(crate) fn tune(
         resume: resume.as_ref(),
         warm: job.warm,
     };
+    let _kept = memory::reuse();
     let outcome = finetune(
         job.teacher,
         job.student,

@@ -55,7 +55,7 @@ fn check(teacher: &Model, data: &Dataset, spec: Spec, most: f64) {
         feeds: &feeds,
         keep: batches.keep(&feeds).unwrap(),
         labels: labels.as_deref(),
-        labelled: samples.len(),
+        mixture: None,
     };
     let taught = objective.teach(&feeds).unwrap();
     let ready = objective.ready(&feeds, taught).unwrap();
