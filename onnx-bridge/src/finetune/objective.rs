@@ -34,6 +34,7 @@ pub(crate) struct Batch<'a> {
     pub(crate) feeds: &'a BTreeMap<String, Value>,
     /// `[n, length, 1]`, 0 at padded positions.
     pub(crate) keep: Option<Tensor>,
+    /// One for every sample; they count for outputs with one row of logits each.
     pub(crate) labels: Option<&'a [u32]>,
     /// What the samples were mixed of, and their labels with them.
     pub(crate) mixture: Option<&'a Mixture>,
@@ -278,9 +279,10 @@ impl Objective {
             match kind {
                 LossKind::Logits => {
                     add(loss::divergence(s, t, self.temperature)?, 1.0)?;
-                    if let (Some(labels), true, 2) =
-                        (batch.labels, self.labels_weight > 0.0, s.rank())
-                    {
+                    let labels = batch
+                        .labels
+                        .filter(|labels| matches!(s.dims(), [rows, _] if *rows == labels.len()));
+                    if let (Some(labels), true) = (labels, self.labels_weight > 0.0) {
                         let term = loss::cross_entropy(s, labels, batch.mixture)?;
                         add(term, self.labels_weight)?;
                     }
