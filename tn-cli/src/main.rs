@@ -13,6 +13,7 @@ mod memory;
 mod model;
 mod nearest;
 mod output;
+mod pool;
 mod progress;
 mod report;
 mod rules;
@@ -35,6 +36,7 @@ use crate::commands::Ended;
 use crate::error::CliError;
 
 fn main() -> ExitCode {
+    pool::only_one();
     memory::give_back();
     let Cli { memory, command } = Cli::parse();
     if let Some(Err(error)) = memory.map(limit::Memory::hold) {

@@ -48,6 +48,8 @@ pub(super) struct Run<'a> {
 /// # Numerics
 /// f32. With [`Length::Steps`], the same data, settings and number of threads give the same bytes, resumed or not.
 ///
+/// candle keeps threads of its own beside rayon's, which wait by spinning; `CANDLE_NUM_THREADS=1` in the environment leaves rayon's alone.
+///
 /// # Errors
 /// [`Error::MissingOperators`] before any work; [`Error::Setting`], [`Error::MissingInput`], [`Error::Checkpoint`] for what does
 /// not fit; [`Error::Evaluate`] where an operator fails or the loss is no number.
