@@ -13,7 +13,7 @@ pub(crate) fn give_back() {
 /// Has freed arrays kept for the next ones, as long as the guard lives; then [`give_back`] holds again.
 ///
 /// A training step allocates what the step before it freed. To be handed every page anew, zeroed, took 45 % of a step of MiniLM.
-#[must_use = "freed memory goes back to the system once the guard is dropped"]
+#[must_use = "what is freed after the guard is dropped goes back to the system"]
 pub(crate) fn reuse() -> Reuse {
     set(i32::MAX, i32::MAX);
     Reuse

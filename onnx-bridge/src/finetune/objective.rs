@@ -279,10 +279,11 @@ impl Objective {
             match kind {
                 LossKind::Logits => {
                     add(loss::divergence(s, t, self.temperature)?, 1.0)?;
-                    let labels = batch
-                        .labels
-                        .filter(|labels| matches!(s.dims(), [rows, _] if *rows == labels.len()));
-                    if let (Some(labels), true) = (labels, self.labels_weight > 0.0) {
+                    let labels = batch.labels.filter(|labels| {
+                        self.labels_weight > 0.0
+                            && matches!(s.dims(), [rows, _] if *rows == labels.len())
+                    });
+                    if let Some(labels) = labels {
                         let term = loss::cross_entropy(s, labels, batch.mixture)?;
                         add(term, self.labels_weight)?;
                     }

@@ -51,6 +51,23 @@ fn code_at<S: Simd, const BITS: usize>(
     }
 }
 
+/// Stores the vectors of every row from `vector` on, no further than `columns`.
+#[inline(always)]
+fn store_rows<S: Simd, const R: usize, const H: usize>(
+    s: S,
+    rows: [[S::F; H]; R],
+    vector: usize,
+    columns: usize,
+    (out, stride): (&mut [f32], usize),
+) {
+    let first = vector * LANES;
+    let width = columns.saturating_sub(first).min(H * LANES);
+    for (r, row) in rows.into_iter().enumerate() {
+        let from = r * stride + first;
+        store_row::<S, H>(s, row, &mut out[from..from + width], Start::Zero);
+    }
+}
+
 #[inline(always)]
 fn table<S: Simd>(s: S, bits: usize, zero: f32) -> S::F {
     let levels = 1usize << bits.min(4);
@@ -140,11 +157,8 @@ fn code<S: Simd, const R: usize, const BITS: usize, const H: usize>(
             }
         }
     }
-    let width = (t.columns - (vector * LANES).min(t.columns)).min(H * LANES);
-    for (r, total) in totals.into_iter().enumerate() {
-        let from = r * t.out_stride + vector * LANES;
-        store_row::<S, H>(s, total, &mut t.out[from..from + width], Start::Zero);
-    }
+    let out = (&mut *t.out, t.out_stride);
+    store_rows::<S, R, H>(s, totals, vector, t.columns, out);
 }
 
 /// `out[r][c] = sum over chunks of scale[c] a_scale[r] (sum_k a[k][r] code[k][c] - (zero + offset[c]) a_sum[r])`, the inner sum
@@ -241,11 +255,8 @@ fn int<S: Simd, const R: usize, const BITS: usize, const H: usize>(
             }
         }
     }
-    let width = (t.columns - (vector * LANES).min(t.columns)).min(H * LANES);
-    for (r, total) in totals.into_iter().enumerate() {
-        let from = r * t.out_stride + vector * LANES;
-        store_row::<S, H>(s, total, &mut t.out[from..from + width], Start::Zero);
-    }
+    let out = (&mut *t.out, t.out_stride);
+    store_rows::<S, R, H>(s, totals, vector, t.columns, out);
 }
 
 /// `out[k] = (code[k] - (zero + offset)) scale`: `[k][2]`.
