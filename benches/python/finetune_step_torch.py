@@ -147,7 +147,7 @@ def main():
     parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("--tnq", type=Path, default=Path("target/release/tnq"))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--steps", type=int, default=40, help="at least 40, of which tnq evaluates after 20")
+    parser.add_argument("--steps", type=int, default=60, help="at least 60: tnq evaluates after 20 of them, and the median is of the others")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--torch-steps", action="store_true", help="PyTorch alone, in this process")
     args = parser.parse_args()

@@ -14,16 +14,17 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `value` | float tensors that may carry a gradient; integers and booleans as host arrays that never do |
+//! | `value` | float tensors, which may carry a gradient; integers and booleans as host arrays that never do |
 //! | `ops` | the operators: a table from `op_type` to a function over values |
-//! | `kernels` | operators that enter the tape as one node with their own backward pass |
-//! | `program` | a graph sorted into constant, per batch and hot |
+//! | `kernels` | operators with a backward pass of their own |
+//! | `program`, `tape` | a graph sorted into constant, per batch and hot; the way back through the hot part |
 //! | `interpret` | a model's outputs on a data set |
 //! | `student` | what is trained, its leaves and gradients, and the way back into the file |
 //! | `objective`, `loss` | teacher and student on a batch, and the loss between them |
 //! | `batches`, `mix` | the order of samples, lengths, masks; mixed samples |
 //! | `teacher` | what the teacher makes of every sample, kept |
 //! | `train`, `passes` | the loop; what it computes |
+//! | `left` | how much of every weight's error a training left |
 //! | `checkpoint`, `report` | the state of a run and its file; what it says |
 
 mod batches;
@@ -32,6 +33,8 @@ mod config;
 mod gelu;
 mod interpret;
 mod kernels;
+mod left;
+mod linear;
 mod loss;
 mod mix;
 mod objective;
@@ -40,6 +43,7 @@ mod passes;
 mod program;
 mod report;
 mod student;
+mod tape;
 mod teacher;
 mod train;
 mod value;
@@ -47,6 +51,7 @@ mod value;
 pub use checkpoint::Checkpoint;
 pub use config::{FinetuneConfig, Length, LossKind, Train};
 pub use interpret::interpret;
+pub use left::left_by_training;
 pub use program::missing_operators;
 pub use report::{
     Ending, Evaluation, FinetuneOutcome, Observer, Silent, Start, Started, StepReport,

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use super::config::{FinetuneConfig, LossKind};
+use super::kernels::relative_gap;
+use super::loss::{self, Gradients, Sum};
 use super::mix::Mixture;
 use super::program::{Prepared, Program, Request};
 use super::student::{Student, TableLookup, TableRows, states};
 use super::value::{IntArray, Value};
-use super::{gelu, loss};
+use super::{gelu, linear};
 use crate::error::{Error, Result};
 use crate::model::Model;
 
@@ -23,7 +25,8 @@ pub(crate) struct Objective {
     lookups: Vec<TableLookup>,
     values: usize,
     outputs: Vec<(String, LossKind)>,
-    hidden: usize,
+    /// What is compared: the outputs, then the hidden states.
+    compared: Vec<String>,
     hidden_weight: f64,
     temperature: f64,
     labels_weight: f64,
@@ -40,6 +43,21 @@ pub(crate) struct Batch<'a> {
     pub(crate) mixture: Option<&'a Mixture>,
 }
 
+impl Batch<'_> {
+    /// The mask of a value that has one row for every position.
+    fn keep_of(&self, value: &Tensor) -> Option<&Tensor> {
+        let keep = self.keep.as_ref()?;
+        (value.rank() == 3 && value.dims()[..2] == keep.dims()[..2]).then_some(keep)
+    }
+}
+
+fn trouble(error: candle_core::Error) -> Error {
+    Error::Evaluate {
+        place: "loss".into(),
+        problem: error.to_string(),
+    }
+}
+
 /// The teacher's values and the part of the student that no trained value reaches.
 pub(crate) struct Ready {
     teacher: Vec<Tensor>,
@@ -48,17 +66,16 @@ pub(crate) struct Ready {
     pub(crate) rows: TableRows,
 }
 
-fn tensors(values: Vec<Value>) -> Vec<Option<Tensor>> {
-    values
-        .into_iter()
-        .map(|v| {
-            if let Value::Float(t) = v {
-                Some(t)
-            } else {
-                None
-            }
-        })
-        .collect()
+fn floats(values: Vec<Value>, place: &str) -> Result<Vec<Tensor>> {
+    let float = |value| match value {
+        Value::Float(t) => Some(t),
+        _ => None,
+    };
+    let floats = values.into_iter().map(float).collect::<Option<_>>();
+    floats.ok_or_else(|| Error::Evaluate {
+        place: place.into(),
+        problem: "expected float outputs".into(),
+    })
 }
 
 impl Objective {
@@ -98,12 +115,14 @@ impl Objective {
         }
         let mut original = teacher.graph().clone();
         gelu::fuse(&mut original);
+        linear::fuse(&mut original);
         let lookups = trained.lookups();
         let values = trained.values();
         let given: Vec<String> = lookups.iter().map(|l| l.places.clone()).collect();
         let seen: Vec<String> = lookups.iter().map(|l| l.indices.clone()).collect();
         let mut graph = trained.graph(student);
         gelu::fuse(&mut graph);
+        linear::fuse(&mut graph);
         let student = Program::new(&Request {
             graph: &graph,
             opset: student.opset(),
@@ -136,7 +155,7 @@ impl Objective {
             lookups,
             values: values.len(),
             outputs: kinds,
-            hidden: hidden.len(),
+            compared: wanted,
             hidden_weight,
             temperature: config.temperature,
             labels_weight: config.labels_weight,
@@ -145,7 +164,29 @@ impl Objective {
 
     /// The kinds of loss by output, and how many hidden states are matched.
     pub(crate) fn describe(&self) -> (&[(String, LossKind)], usize) {
-        (&self.outputs, self.hidden)
+        (&self.outputs, self.compared.len() - self.outputs.len())
+    }
+
+    /// The values that teacher and student are compared at, outputs first.
+    pub(crate) fn compared(&self) -> &[String] {
+        &self.compared
+    }
+
+    /// The relative squared error of every value compared.
+    ///
+    /// # Errors
+    /// [`Error::Evaluate`].
+    pub(crate) fn errors(
+        &self,
+        ready: &Ready,
+        leaves: &[Tensor],
+        batch: &Batch<'_>,
+    ) -> Result<Vec<f64>> {
+        let student = floats(self.student.run(&ready.student, leaves)?, "student")?;
+        let each = student.iter().zip(&ready.teacher);
+        each.map(|(s, t)| relative_gap(s, t, batch.keep_of(s), None).map(|(value, _)| value))
+            .collect::<candle_core::Result<_>>()
+            .map_err(trouble)
     }
 
     /// How many nodes of the student run once per batch, and how many on every pass.
@@ -159,11 +200,7 @@ impl Objective {
     /// [`Error::Evaluate`].
     pub(crate) fn teach(&self, feeds: &BTreeMap<String, Value>) -> Result<Vec<Tensor>> {
         let values = self.teacher.run(&self.teacher.prepare(feeds)?, &[])?;
-        let floats = tensors(values).into_iter().collect::<Option<_>>();
-        floats.ok_or_else(|| Error::Evaluate {
-            place: "teacher".into(),
-            problem: "expected float outputs".into(),
-        })
+        floats(values, "teacher")
     }
 
     /// Runs what of the student needs no tape; `teacher` is what [`Objective::teach`] makes of the same batch.
@@ -229,29 +266,34 @@ impl Objective {
         Ok(rows)
     }
 
-    /// The loss of one batch, with a tape back to `leaves`.
+    /// The loss of one batch.
     ///
     /// # Errors
     /// [`Error::Evaluate`].
-    pub(crate) fn loss(
+    pub(crate) fn loss(&self, ready: &Ready, leaves: &[Tensor], batch: &Batch<'_>) -> Result<f64> {
+        let student = floats(self.student.run(&ready.student, leaves)?, "student")?;
+        Ok(self.compare(&student, ready, batch, Gradients::Left)?.value)
+    }
+
+    /// The loss of one batch, and its gradients by `leaves`; `None` for one that it does not depend on.
+    ///
+    /// # Errors
+    /// [`Error::Evaluate`].
+    pub(crate) fn gradients(
         &self,
         ready: &Ready,
         leaves: &[Tensor],
         batch: &Batch<'_>,
-    ) -> Result<Tensor> {
-        let fail = |e: candle_core::Error| Error::Evaluate {
-            place: "loss".into(),
-            problem: e.to_string(),
+    ) -> Result<(f64, Vec<Option<Tensor>>)> {
+        let (values, tape) = self.student.record(&ready.student, leaves)?;
+        let student = floats(values, "student")?;
+        let wanted = Gradients::Wanted(vec![None; student.len()]);
+        let sum = self.compare(&student, ready, batch, wanted)?;
+        let gradients = match sum.gradients {
+            Gradients::Wanted(gradients) => gradients,
+            Gradients::Left => Vec::new(),
         };
-        let values = tensors(self.student.run(&ready.student, leaves)?);
-        let student = values
-            .into_iter()
-            .collect::<Option<Vec<Tensor>>>()
-            .ok_or_else(|| Error::Evaluate {
-                place: "student".into(),
-                problem: "expected float outputs".into(),
-            })?;
-        self.compare(&student, ready, batch).map_err(fail)
+        Ok((sum.value, self.student.backward(tape, gradients)?))
     }
 
     fn compare(
@@ -259,51 +301,55 @@ impl Objective {
         student: &[Tensor],
         ready: &Ready,
         batch: &Batch<'_>,
-    ) -> candle_core::Result<Tensor> {
-        let mut sum: Option<Tensor> = None;
-        let mut add = |term: Tensor, weight: f64| -> candle_core::Result<()> {
-            let term = (term * weight)?;
-            sum = Some(match sum.take() {
-                Some(s) => (s + term)?,
-                None => term,
-            });
-            Ok(())
+        gradients: Gradients,
+    ) -> Result<Sum> {
+        let mut sum = Sum {
+            value: 0.0,
+            gradients,
         };
-        let keep = |t: &Tensor| {
-            batch
-                .keep
-                .as_ref()
-                .filter(|k| t.rank() == 3 && t.dims()[..2] == k.dims()[..2])
-        };
-        for ((s, t), (_, kind)) in student.iter().zip(&ready.teacher).zip(&self.outputs) {
-            match kind {
-                LossKind::Logits => {
-                    add(loss::divergence(s, t, self.temperature)?, 1.0)?;
-                    let labels = batch.labels.filter(|labels| {
-                        self.labels_weight > 0.0
-                            && matches!(s.dims(), [rows, _] if *rows == labels.len())
-                    });
-                    if let Some(labels) = labels {
-                        let term = loss::cross_entropy(s, labels, batch.mixture)?;
-                        add(term, self.labels_weight)?;
-                    }
-                }
-                LossKind::Embedding => {
-                    add(loss::relative_error(s, t, keep(t))?, 1.0)?;
-                    if s.rank() >= 2 {
-                        add(loss::geometry(s, t, keep(t))?, 1.0)?;
-                    }
-                }
-                _ => add(loss::relative_error(s, t, keep(t))?, 1.0)?,
-            }
+        for (k, (s, t)) in student.iter().zip(&ready.teacher).enumerate() {
+            self.add(&mut sum, (k, s), t, batch).map_err(trouble)?;
         }
-        if self.hidden > 0 && self.hidden_weight > 0.0 {
-            let first = self.outputs.len();
-            for (s, t) in student[first..].iter().zip(&ready.teacher[first..]) {
-                add(loss::relative_error(s, t, keep(t))?, self.hidden_weight)?;
+        Ok(sum)
+    }
+
+    /// Adds what value `k`, `s` of the student, loses of the teacher's.
+    fn add(
+        &self,
+        sum: &mut Sum,
+        (k, s): (usize, &Tensor),
+        teacher: &Tensor,
+        batch: &Batch<'_>,
+    ) -> candle_core::Result<()> {
+        let keep = batch.keep_of(s);
+        match self.outputs.get(k).map(|(_, kind)| kind) {
+            Some(LossKind::Logits) => {
+                sum.add((k, s), 1.0, |s| {
+                    loss::divergence(s, teacher, self.temperature)
+                })?;
+                let labels = batch.labels.filter(|labels| {
+                    self.labels_weight > 0.0
+                        && matches!(s.dims(), [rows, _] if *rows == labels.len())
+                });
+                match labels {
+                    Some(labels) => sum.add((k, s), self.labels_weight, |s| {
+                        loss::cross_entropy(s, labels, batch.mixture)
+                    }),
+                    None => Ok(()),
+                }
             }
+            Some(kind) => {
+                sum.add_relative_error((k, s), 1.0, teacher, keep)?;
+                if *kind == LossKind::Embedding && s.rank() >= 2 {
+                    sum.add((k, s), 1.0, |s| loss::geometry(s, teacher, keep))?;
+                }
+                Ok(())
+            }
+            None if self.hidden_weight > 0.0 => {
+                sum.add_relative_error((k, s), self.hidden_weight, teacher, keep)
+            }
+            None => Ok(()),
         }
-        sum.ok_or_else(|| candle_core::Error::Msg("expected an output".into()))
     }
 }
 

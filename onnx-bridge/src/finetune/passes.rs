@@ -32,9 +32,8 @@ impl Run<'_> {
                 mixture: None,
             };
             let ready = self.ready(&samples, batch.feeds)?;
-            let leaves = self.student.leaves(&ready.rows)?.tensors();
-            let leaves: Vec<_> = leaves.iter().map(|t| t.detach()).collect();
-            sum += number(&self.objective.loss(&ready, &leaves, &batch)?)? * samples.len() as f64;
+            let leaves = self.student.leaves(&ready.rows)?;
+            sum += self.objective.loss(&ready, &leaves, &batch)? * samples.len() as f64;
             count += samples.len();
         }
         Ok(sum / count.max(1) as f64)
@@ -66,14 +65,10 @@ impl Run<'_> {
             };
             let ready = self.ready(samples, batch.feeds)?;
             let leaves = self.student.leaves(&ready.rows)?;
-            let loss = self.objective.loss(&ready, &leaves.tensors(), &batch)?;
-            total += number(&loss)? * f64::from(share);
-            let mut store = loss.backward().map_err(|e| Error::Evaluate {
-                place: "backward pass".into(),
-                problem: e.to_string(),
-            })?;
+            let (loss, gradients) = self.objective.gradients(&ready, &leaves, &batch)?;
+            total += loss * f64::from(share);
             self.student
-                .accumulate(&leaves, &mut store, share, &mut self.sums)?;
+                .accumulate(gradients, &ready.rows, share, &mut self.sums)?;
         }
         if !total.is_finite() {
             return Err(Error::Evaluate {
@@ -87,13 +82,4 @@ impl Run<'_> {
         self.student.update(sums, clip, &mut self.optimizer, rate)?;
         Ok(total)
     }
-}
-
-fn number(loss: &candle_core::Tensor) -> Result<f64> {
-    loss.to_scalar::<f32>()
-        .map(f64::from)
-        .map_err(|e| Error::Evaluate {
-            place: "loss".into(),
-            problem: e.to_string(),
-        })
 }

@@ -130,7 +130,7 @@ pub struct FinetuneOutcome {
 pub struct Start<'a> {
     /// A state that the same run left behind.
     pub resume: Option<&'a Checkpoint>,
-    /// The same student with finer codes, 8 bits say: its weights are where the training starts, the student's own codes
-    /// having lost them.
+    /// Another state of the student, whose weights are where the training starts: one with finer codes, 8 bits say, the student's own
+    /// codes having lost them; or one that was trained, where parts of it are stored as before.
     pub warm: Option<&'a Model>,
 }

@@ -9,7 +9,7 @@ use super::checkpoint::{Best, Checkpoint, optimizer};
 use super::config::{Chosen, FinetuneConfig, Length};
 use super::objective::Objective;
 use super::report::{Ending, Evaluation, FinetuneOutcome, Observer, Start, Started, StepReport};
-use super::student::{Student, Sums};
+use super::student::{Kind, Student, Sums};
 use super::teacher::Teacher;
 use crate::dataset::Dataset;
 use crate::error::{Error, Result};
@@ -68,17 +68,9 @@ pub fn finetune(
     let start = Instant::now();
     let trained = Student::new(student, teacher, from.warm, config.train)?;
     let objective = Objective::new(teacher, student, &trained, config)?;
-    let inputs = inputs(teacher);
-    let mask = mask(config, &inputs, data);
     let (training, held_back) = split(data.len(), config.held_back, config.seed);
     let (training, held_back) = (training.len(), held_back.len());
-    let chosen = config.choose(trained.kind(), training);
-    let batches = Batches::new(
-        data,
-        inputs,
-        mask.as_deref(),
-        (chosen.batch, config.held_back, config.seed),
-    )?;
+    let (chosen, mask, batches) = plan_batches(teacher, data, config, trained.kind())?;
     let (quantized, floats) = trained.counts();
     let (outputs, hidden) = objective.describe();
     let (batch_nodes, hot_nodes) = objective.counts();
@@ -99,7 +91,7 @@ pub fn finetune(
         step: from.resume.map_or(0, Checkpoint::step),
     });
     let teacher = if kept(config, &chosen, training) {
-        Teacher::new(&objective, &batches)?
+        in_pool(|| Teacher::new(&objective, &batches))?
     } else {
         None
     };
@@ -148,6 +140,22 @@ pub fn held_back(samples: usize, config: &FinetuneConfig) -> Vec<usize> {
     split(samples, config.held_back, config.seed).1
 }
 
+/// What a run chooses for a student whose weights are mostly of `kind`, the mask that it uses, and its batches.
+pub(super) fn plan_batches<'a>(
+    teacher: &Model,
+    data: &'a Dataset,
+    config: &FinetuneConfig,
+    kind: Kind,
+) -> Result<(Chosen, Option<String>, Batches<'a>)> {
+    let inputs = inputs(teacher);
+    let mask = mask(config, &inputs, data);
+    let training = split(data.len(), config.held_back, config.seed).0.len();
+    let chosen = config.choose(kind, training);
+    let settings = (chosen.batch, config.held_back, config.seed);
+    let batches = Batches::new(data, inputs, mask.as_deref(), settings)?;
+    Ok((chosen, mask, batches))
+}
+
 /// What the teacher is fed.
 pub(super) fn inputs(teacher: &Model) -> Vec<String> {
     let graph = teacher.graph();
@@ -173,6 +181,11 @@ fn kept(config: &FinetuneConfig, chosen: &Chosen, training: usize) -> bool {
         steps as f64 * chosen.batch as f64 / training.max(1) as f64
     });
     passes >= 1.5 && config.mix == 0.0
+}
+
+/// Runs `f` on a thread of the pool: from outside, every parallel loop would put the calling thread to sleep and wake it again.
+fn in_pool<R: Send>(f: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| f())
 }
 
 impl Run<'_> {
@@ -272,7 +285,7 @@ impl Run<'_> {
             let phase = self.phase();
             self.student.set_phase(phase)?;
             let rate = Schedule::ONE_CYCLE.rate(self.chosen.learning_rate, at, all);
-            let loss = self.update(rate)?;
+            let loss = in_pool(|| self.update(rate))?;
             self.step += 1;
             let (at, all) = self.progress();
             let part = at as f64 / all as f64;
@@ -304,7 +317,7 @@ impl Run<'_> {
 
     /// Evaluates, and keeps the state if it is the best one with quantized weights.
     fn judge(&mut self, phase: QatPhase, observer: &mut dyn Observer) -> Result<()> {
-        let loss = self.evaluate()?;
+        let loss = in_pool(|| self.evaluate())?;
         let better = phase != QatPhase::Float && self.best.as_ref().is_none_or(|b| loss < b.loss);
         if better {
             self.best = Some(Best {

@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::super::value::{broadcast_indices, broadcast_shape, volume};
+use super::fresh::fresh;
 use super::simd::vectorized;
 use super::{GRAIN, contiguous, plain, read};
 
@@ -85,8 +86,12 @@ enum Walk {
     Repeat(usize),
     /// Every element stands for this many neighbours: the operand has the leading axes, the rest are 1.
     Stretch(usize),
-    /// Any other broadcast.
-    Table(Vec<u32>),
+    /// Any other broadcast: where every row of the result starts, its length, and how far its elements are apart, 1 or 0.
+    Rows {
+        starts: Vec<usize>,
+        length: usize,
+        step: usize,
+    },
 }
 
 impl Walk {
@@ -113,11 +118,14 @@ impl Walk {
         if (0..last).all(|k| kept[k] || !wide(k)) {
             return Self::Stretch(volume(&target[last..]));
         }
-        Self::Table(
-            broadcast_indices(source, target)
-                .map(|i| i as u32)
-                .collect(),
-        )
+        let ([before @ .., own], [outer @ .., length]) = (source, target) else {
+            return Self::Repeat(n);
+        };
+        Self::Rows {
+            starts: broadcast_indices(before, outer).map(|i| i * own).collect(),
+            length: *length,
+            step: usize::from(own == length),
+        }
     }
 
     fn at(&self, i: usize) -> usize {
@@ -125,7 +133,11 @@ impl Walk {
             Self::Same => i,
             Self::Repeat(n) => i % n,
             Self::Stretch(n) => i / n,
-            Self::Table(t) => t[i] as usize,
+            Self::Rows {
+                starts,
+                length,
+                step,
+            } => starts[i / length] + i % length * step,
         }
     }
 }
@@ -156,73 +168,115 @@ macro_rules! specialized {
 }
 
 fn forward(a: &[f32], b: &[f32], wa: &Walk, wb: &Walk, n: usize, op: BinaryOp) -> Vec<f32> {
-    let mut out = vec![0.0f32; n];
     // Rows of `m` elements: one operand has all of them, the other the same row again and again, or one number for each.
-    let rows = |out: &mut [f32], m: usize, row: &(dyn Fn(usize, &mut [f32]) + Sync)| {
-        out.par_chunks_mut(m)
-            .with_min_len((GRAIN / m).max(1))
-            .enumerate()
-            .for_each(|(r, out)| row(r, out));
+    let rows = |m: usize, row: &(dyn Fn(usize, &mut [f32]) + Sync)| {
+        let some = (GRAIN / m).max(1);
+        fresh(n, some * m, |c, out| {
+            for (r, out) in out.chunks_mut(m).enumerate() {
+                row(c * some + r, out);
+            }
+        })
     };
     match (wa, wb) {
-        (Walk::Same, Walk::Same) => rows(&mut out, GRAIN, &|r, out| {
+        (Walk::Same, Walk::Same) => rows(GRAIN, &|r, out| {
             let (a, b) = (&a[r * GRAIN..], &b[r * GRAIN..]);
             specialized!(op, op => for ((o, &x), &y) in out.iter_mut().zip(a).zip(b) {
                 *o = op.value(x, y);
             });
         }),
-        (Walk::Same, Walk::Repeat(1)) => rows(&mut out, GRAIN, &|r, out| {
+        (Walk::Same, Walk::Repeat(1)) => rows(GRAIN, &|r, out| {
             let (a, y) = (&a[r * GRAIN..], b[0]);
             specialized!(op, op => for (o, &x) in out.iter_mut().zip(a) {
                 *o = op.value(x, y);
             });
         }),
-        (Walk::Same, Walk::Repeat(m)) if *m >= 16 => rows(&mut out, *m, &|r, out| {
+        (Walk::Same, Walk::Repeat(m)) if *m >= 16 => rows(*m, &|r, out| {
             let a = &a[r * m..];
             specialized!(op, op => for ((o, &x), &y) in out.iter_mut().zip(a).zip(b) {
                 *o = op.value(x, y);
             });
         }),
-        (Walk::Repeat(m), Walk::Same) if *m >= 16 => rows(&mut out, *m, &|r, out| {
+        (Walk::Repeat(m), Walk::Same) if *m >= 16 => rows(*m, &|r, out| {
             let b = &b[r * m..];
             specialized!(op, op => for ((o, &x), &y) in out.iter_mut().zip(a).zip(b) {
                 *o = op.value(x, y);
             });
         }),
-        (Walk::Same, Walk::Stretch(m)) if *m >= 16 => rows(&mut out, *m, &|r, out| {
+        (Walk::Same, Walk::Stretch(m)) if *m >= 16 => rows(*m, &|r, out| {
             let (a, y) = (&a[r * m..], b[r]);
             specialized!(op, op => for (o, &x) in out.iter_mut().zip(a) {
                 *o = op.value(x, y);
             });
         }),
-        _ => out.par_chunks_mut(GRAIN).enumerate().for_each(|(c, out)| {
+        (
+            Walk::Same,
+            Walk::Rows {
+                starts,
+                length,
+                step: 1,
+            },
+        ) if *length >= 16 => rows(*length, &|r, out| {
+            let (a, b) = (&a[r * length..], &b[starts[r]..]);
+            specialized!(op, op => for ((o, &x), &y) in out.iter_mut().zip(a).zip(b) {
+                *o = op.value(x, y);
+            });
+        }),
+        _ => fresh(n, GRAIN, |c, out| {
             for (k, o) in out.iter_mut().enumerate() {
                 let i = c * GRAIN + k;
                 *o = op.value(a[wa.at(i)], b[wb.at(i)]);
             }
         }),
     }
-    out
 }
+
+/// Elements that are summed row by row before their sums are.
+const PART: usize = 1 << 16;
 
 /// The gradient of one operand: `g * slope` element by element, summed over what the operand was broadcast along.
 fn gradient(walk: &Walk, size: usize, g: &[f32], slope: impl Fn(usize) -> f32 + Sync) -> Vec<f32> {
-    let mut out = vec![0.0f32; size];
-    match walk {
-        Walk::Same => {
-            out.par_chunks_mut(GRAIN).enumerate().for_each(|(c, out)| {
-                for (k, o) in out.iter_mut().enumerate() {
-                    let i = c * GRAIN + k;
-                    *o = g[i] * slope(i);
+    if matches!(walk, Walk::Same) {
+        return fresh(size, GRAIN, |c, out| {
+            vectorized(|| {
+                let start = c * GRAIN;
+                let g = &g[start..start + out.len()];
+                for (k, (o, &g)) in out.iter_mut().zip(g).enumerate() {
+                    *o = g * slope(start + k);
                 }
             });
-        }
+        });
+    }
+    let mut out = vec![0.0f32; size];
+    match walk {
+        Walk::Same => {}
         Walk::Repeat(1) => {
             out[0] = g
                 .iter()
                 .enumerate()
                 .map(|(i, g)| f64::from(g * slope(i)))
                 .sum::<f64>() as f32;
+        }
+        Walk::Repeat(m) if m * 4 <= PART => {
+            let some = PART / m;
+            let parts: Vec<Vec<f32>> = g
+                .par_chunks(some * m)
+                .enumerate()
+                .map(|(part, g)| {
+                    let mut sums = vec![0.0f32; *m];
+                    vectorized(|| {
+                        for (row, g) in g.chunks(*m).enumerate() {
+                            let start = (part * some + row) * m;
+                            for (k, (sum, &g)) in sums.iter_mut().zip(g).enumerate() {
+                                *sum += g * slope(start + k);
+                            }
+                        }
+                    });
+                    sums
+                })
+                .collect();
+            for part in parts {
+                out.iter_mut().zip(part).for_each(|(o, p)| *o += p);
+            }
         }
         Walk::Repeat(m) => {
             let columns = (GRAIN / (g.len() / m).max(1)).clamp(16, (*m).max(16));
@@ -248,9 +302,9 @@ fn gradient(walk: &Walk, size: usize, g: &[f32], slope: impl Fn(usize) -> f32 + 
                     *o = (r * m..(r + 1) * m).map(|i| g[i] * slope(i)).sum();
                 });
         }
-        Walk::Table(t) => {
-            for (i, &at) in t.iter().enumerate() {
-                out[at as usize] += g[i] * slope(i);
+        Walk::Rows { .. } => {
+            for (i, &g) in g.iter().enumerate() {
+                out[walk.at(i)] += g * slope(i);
             }
         }
     }
@@ -286,45 +340,77 @@ impl CustomOp2 for Binary {
         res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let op = self.0;
-        let (wa, wb) = (
-            Walk::new(a.dims(), res.dims()),
-            Walk::new(b.dims(), res.dims()),
-        );
-        let linear = matches!(op, BinaryOp::Add | BinaryOp::Sub);
-        let one = |this: &Tensor,
-                   walk: &Walk,
-                   slope: fn(BinaryOp, f32, f32) -> f32|
-         -> Result<Option<Tensor>> {
-            if !this.track_op() {
-                return Ok(None);
+        let needed = [a, b].map(Tensor::track_op);
+        let [da, db] = binary_gradients(a, b, grad, self.0, needed)?;
+        debug_assert_eq!(res.dims(), grad.dims());
+        Ok((da, db))
+    }
+}
+
+/// The gradients of both operands, of those that are needed, from that of the result.
+pub(crate) fn binary_gradients(
+    a: &Tensor,
+    b: &Tensor,
+    grad: &Tensor,
+    op: BinaryOp,
+    needed: [bool; 2],
+) -> Result<[Option<Tensor>; 2]> {
+    let (wa, wb) = (
+        Walk::new(a.dims(), grad.dims()),
+        Walk::new(b.dims(), grad.dims()),
+    );
+    // An operand as large as the result has a gradient made as the result was: times, or over, the other operand.
+    let alike = |this: &Tensor, other: &Tensor, walk: &Walk| {
+        let n = grad.elem_count();
+        let data = read(grad, |g| {
+            read(other, |o| forward(g, o, &Walk::Same, walk, n, op))
+        })??;
+        plain(data, this.dims())
+    };
+    let one = |this: &Tensor, walk: &Walk, slope: fn(BinaryOp, f32, f32) -> f32| {
+        if matches!(op, BinaryOp::Add | BinaryOp::Sub) {
+            let k = slope(op, 0.0, 0.0);
+            if matches!(walk, Walk::Same) && k > 0.0 {
+                return grad.reshape(this.dims());
             }
-            if linear && matches!(walk, Walk::Same) {
-                let g = grad.reshape(this.dims())?;
-                return Ok(Some(if slope(op, 0.0, 0.0) > 0.0 {
-                    g
-                } else {
-                    g.neg()?
-                }));
-            }
-            let data = read(grad, |g| {
-                read(a, |x| {
-                    read(b, |y| {
-                        if linear {
-                            let k = slope(op, 0.0, 0.0);
-                            gradient(walk, this.elem_count(), g, |_| k)
-                        } else {
-                            gradient(walk, this.elem_count(), g, |i| {
-                                slope(op, x[wa.at(i)], y[wb.at(i)])
-                            })
-                        }
+            let data = read(grad, |g| gradient(walk, this.elem_count(), g, |_| k))?;
+            return plain(data, this.dims());
+        }
+        let data = read(grad, |g| {
+            read(a, |x| {
+                read(b, |y| {
+                    gradient(walk, this.elem_count(), g, |i| {
+                        slope(op, x[wa.at(i)], y[wb.at(i)])
                     })
                 })
-            })???;
-            Ok(Some(plain(data, this.dims())?))
-        };
-        Ok((one(a, &wa, BinaryOp::left)?, one(b, &wb, BinaryOp::right)?))
+            })
+        })???;
+        plain(data, this.dims())
+    };
+    let da = || match (&wa, op) {
+        (Walk::Same, BinaryOp::Mul | BinaryOp::Div) => alike(a, b, &wb),
+        _ => one(a, &wa, BinaryOp::left),
+    };
+    let db = || match (&wb, op) {
+        (Walk::Same, BinaryOp::Mul) => alike(b, a, &wa),
+        _ => one(b, &wb, BinaryOp::right),
+    };
+    Ok([
+        needed[0].then(da).transpose()?,
+        needed[1].then(db).transpose()?,
+    ])
+}
+
+/// The sum of `g` over the axes along which `dims` is broadcast to its shape.
+pub(crate) fn summed(g: &Tensor, dims: &[usize]) -> Result<Tensor> {
+    if g.elem_count() == volume(dims) {
+        return g.reshape(dims);
     }
+    let walk = Walk::new(dims, g.dims());
+    plain(
+        read(g, |g| gradient(&walk, volume(dims), g, |_| 1.0))?,
+        dims,
+    )
 }
 
 #[cfg(test)]
@@ -333,7 +419,7 @@ mod tests {
     use super::*;
     use candle_core::Device;
 
-    const SHAPES: [[&[usize]; 2]; 9] = [
+    const SHAPES: [[&[usize]; 2]; 10] = [
         [&[3, 5], &[3, 5]],
         [&[4, 20], &[20]],
         [&[20], &[4, 20]],
@@ -342,6 +428,7 @@ mod tests {
         [&[2, 3, 4], &[3, 1]],
         [&[2, 1, 4], &[3, 1]],
         [&[2, 3, 4], &[2, 1, 4]],
+        [&[2, 3, 20], &[2, 1, 20]],
         [&[1, 1], &[7]],
     ];
 

@@ -2,10 +2,10 @@
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use pulp::NullaryFnOnce;
-use rayon::prelude::*;
 
+use super::fresh::rows;
 use super::simd::vectorized;
-use super::{GRAIN, contiguous, plain, read};
+use super::{contiguous, plain, read};
 
 /// `(x - mean) / sqrt(variance + epsilon) * scale + bias` over rows of as many elements as `scale` has.
 ///
@@ -141,19 +141,16 @@ impl CustomOp3 for LayerNorm {
                 bias.len()
             );
         }
-        let mut y = vec![0.0f32; x.len()];
-        y.par_chunks_mut(n)
-            .zip(x.par_chunks(n))
-            .with_min_len((GRAIN / n).max(1))
-            .for_each(|(y, x)| {
-                vectorized(Forward {
-                    epsilon: self.epsilon,
-                    x,
-                    scale,
-                    bias,
-                    y,
-                });
+        let epsilon = self.epsilon;
+        let y = rows(n, [x], |_, [x], y| {
+            vectorized(Forward {
+                epsilon,
+                x,
+                scale,
+                bias,
+                y,
             });
+        });
         Ok((CpuStorage::F32(y), l1.shape().clone()))
     }
 
@@ -165,42 +162,61 @@ impl CustomOp3 for LayerNorm {
         _res: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let n = scale.elem_count();
-        let (dx, dscale, dbias) = read(x, |x| {
-            read(scale, |s| {
-                read(grad, |g| {
-                    let mut dx = vec![0.0f32; x.len()];
-                    dx.par_chunks_mut(n)
-                        .zip(x.par_chunks(n))
-                        .zip(g.par_chunks(n))
-                        .with_min_len((GRAIN / n).max(1))
-                        .for_each(|((dx, x), g)| {
-                            vectorized(Backward {
-                                epsilon: self.epsilon,
-                                x,
-                                scale: s,
-                                g,
-                                dx,
-                            });
-                        });
-                    let (mut ds, mut db) = (vec![0.0f32; n], vec![0.0f32; n]);
-                    if scale.track_op() || bias.track_op() {
-                        for (x, g) in x.chunks(n).zip(g.chunks(n)) {
-                            let (mean, inverse) = moments(x, self.epsilon);
-                            for (((ds, db), &x), &g) in ds.iter_mut().zip(&mut db).zip(x).zip(g) {
-                                *ds += g * (x - mean) * inverse;
-                                *db += g;
-                            }
-                        }
-                    }
-                    (dx, ds, db)
-                })
-            })
-        })???;
-        let given =
-            |t: &Tensor, data: Vec<f32>| t.track_op().then(|| plain(data, t.dims())).transpose();
-        Ok((given(x, dx)?, given(scale, dscale)?, given(bias, dbias)?))
+        let needed = [x, scale, bias].map(Tensor::track_op);
+        let [dx, ds, db] = layer_norm_gradients([x, scale, bias], self.epsilon, grad, needed)?;
+        Ok((dx, ds, db))
     }
+}
+
+/// The gradients of `x`, scale and bias, of those that are needed, from that of the result.
+pub(crate) fn layer_norm_gradients(
+    [x, scale, bias]: [&Tensor; 3],
+    epsilon: f32,
+    grad: &Tensor,
+    needed: [bool; 3],
+) -> Result<[Option<Tensor>; 3]> {
+    let n = scale.elem_count();
+    let [of_x, of_scale, of_bias] = needed;
+    let dx = |x: &[f32], scale: &[f32], g: &[f32]| {
+        rows(n, [x, g], |_, [x, g], dx| {
+            vectorized(Backward {
+                epsilon,
+                x,
+                scale,
+                g,
+                dx,
+            });
+        })
+    };
+    let shared = |x: &[f32], g: &[f32]| {
+        let (mut ds, mut db) = (vec![0.0f32; n], vec![0.0f32; n]);
+        for (x, g) in x.chunks(n).zip(g.chunks(n)) {
+            let (mean, inverse) = moments(x, epsilon);
+            for (((ds, db), &x), &g) in ds.iter_mut().zip(&mut db).zip(x).zip(g) {
+                *ds += g * (x - mean) * inverse;
+                *db += g;
+            }
+        }
+        (ds, db)
+    };
+    let (dx, sums) = read(x, |x| {
+        read(scale, |s| {
+            read(grad, |g| {
+                let sums = (of_scale || of_bias).then(|| shared(x, g));
+                (of_x.then(|| dx(x, s, g)), sums)
+            })
+        })
+    })???;
+    let (ds, db) = sums.unzip();
+    let given = |data: Option<Vec<f32>>, t: &Tensor, needed: bool| {
+        let data = data.filter(|_| needed);
+        data.map(|data| plain(data, t.dims())).transpose()
+    };
+    Ok([
+        given(dx, x, of_x)?,
+        given(ds, scale, of_scale)?,
+        given(db, bias, of_bias)?,
+    ])
 }
 
 #[cfg(test)]

@@ -1,17 +1,74 @@
 //! Matrix products that spend nothing on the gradient of a frozen operand.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder, s};
 use rayon::prelude::*;
 use tn_formats::linalg::{Threads, gemm_with};
 
 use super::super::value::{broadcast_shape, volume};
+use super::binary::{BinaryOp, binary, summed};
+use super::fresh::try_fresh;
+use super::{GRAIN, contiguous};
 
 /// NumPy's `matmul`: the last two axes are matrices, the others are broadcast; vectors are taken as a row or a column.
 ///
 /// # Numerics
 /// f32 products of the linear-algebra backend; many small ones are shared among the threads, one large one is cut for them.
 pub(crate) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let Aligned { left, right, shape } = aligned(a, b)?;
+    left.apply_op2(&right, MatMul)?.reshape(shape)
+}
+
+/// [`matmul`] with a vector added to every row of the result, where it has as many elements as `b` has columns; without a tape.
+pub(crate) fn linear(a: &Tensor, b: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let Aligned { left, right, shape } = aligned(a, b)?;
+    if bias.dims() != [right.dims()[right.rank() - 1]] || shape.len() < a.rank() {
+        return binary(&matmul(a, b)?, bias, BinaryOp::Add);
+    }
+    left.apply_op3_no_bwd(&right, &bias.contiguous()?, &Linear)?
+        .reshape(shape)
+}
+
+/// The gradients of both operands, of those that are needed, from that of the result.
+pub(crate) fn matmul_gradients(
+    a: &Tensor,
+    b: &Tensor,
+    grad: &Tensor,
+    needed: [bool; 2],
+) -> Result<[Option<Tensor>; 2]> {
+    let Aligned { left, right, .. } = aligned(a, b)?;
+    let last = left.rank() - 2;
+    let mut shape = left.dims()[..=last].to_vec();
+    shape.push(right.dims()[last + 1]);
+    let grad = grad.reshape(shape)?;
+    let da = || {
+        let da = grad.apply_op2_no_bwd(&right.t()?, &MatMul)?;
+        if a.elem_count() == da.elem_count() {
+            return da.reshape(a.dims());
+        }
+        summed(&da, a.dims())
+    };
+    let db = || {
+        let db = left.t()?.apply_op2_no_bwd(&grad, &MatMul)?;
+        match b.dims() {
+            &[k] => summed(&db, &[k, 1])?.reshape(k),
+            dims => summed(&db, dims),
+        }
+    };
+    Ok([
+        needed[0].then(da).transpose()?,
+        needed[1].then(db).transpose()?,
+    ])
+}
+
+/// Two operands as stacks of as many matrices, and the shape that their product is given.
+struct Aligned {
+    left: Tensor,
+    right: Tensor,
+    shape: Vec<usize>,
+}
+
+fn aligned(a: &Tensor, b: &Tensor) -> Result<Aligned> {
     if a.rank() == 0 || b.rank() == 0 {
         candle_core::bail!(
             "expected operands with axes, found {:?} and {:?}",
@@ -19,13 +76,10 @@ pub(crate) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
             b.dims()
         );
     }
-    if a.rank() == 1 {
-        return matmul(&a.unsqueeze(0)?, b)?.squeeze(if b.rank() == 1 { 0 } else { b.rank() - 2 });
-    }
-    if b.rank() == 1 {
-        let y = matmul(a, &b.unsqueeze(1)?)?;
-        return y.squeeze(y.rank() - 1);
-    }
+    let row = a.rank() == 1;
+    let column = b.rank() == 1;
+    let a = if row { a.unsqueeze(0)? } else { a.clone() };
+    let b = if column { b.unsqueeze(1)? } else { b.clone() };
     let (ra, rb) = (a.rank(), b.rank());
     let (m, k, n) = (a.dims()[ra - 2], a.dims()[ra - 1], b.dims()[rb - 1]);
     if b.dims()[rb - 2] != k {
@@ -35,29 +89,33 @@ pub(crate) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
             b.dims()
         );
     }
-    // One matrix on the right: the rows of all batches make one product.
-    if rb == 2 || volume(&b.dims()[..rb - 2]) == 1 {
-        let mut shape = a.dims()[..ra - 1].to_vec();
-        shape.push(n);
-        while shape.len() < rb {
-            shape.insert(0, 1);
-        }
-        let rows = volume(&a.dims()[..ra - 1]);
-        let a = a.reshape((1, rows, k))?;
-        return a.apply_op2(&b.reshape((1, k, n))?, MatMul)?.reshape(shape);
-    }
     let batch = broadcast_shape(&a.dims()[..ra - 2], &b.dims()[..rb - 2])
         .map_err(|e| candle_core::Error::Msg(e.to_string()))?;
+    let mut shape = batch.clone();
+    shape.extend((!row).then_some(m));
+    shape.extend((!column).then_some(n));
+    // One matrix on the right: the rows of all batches make one product.
+    if volume(&b.dims()[..rb - 2]) == 1 {
+        let rows = volume(&a.dims()[..ra - 1]);
+        return Ok(Aligned {
+            left: a.reshape((1, rows, k))?,
+            right: b.reshape((1, k, n))?,
+            shape,
+        });
+    }
     let spread = |t: &Tensor, rows: usize, columns: usize| -> Result<Tensor> {
-        let mut shape = batch.clone();
-        shape.extend([rows, columns]);
+        let shape = [batch.as_slice(), &[rows, columns]].concat();
         if t.dims() == shape {
             Ok(t.clone())
         } else {
             t.broadcast_as(shape)
         }
     };
-    spread(a, m, k)?.apply_op2(&spread(b, k, n)?, MatMul)
+    Ok(Aligned {
+        left: spread(&a, m, k)?,
+        right: spread(&b, k, n)?,
+        shape,
+    })
 }
 
 /// Multiply-adds of a batch of products that is worth several threads.
@@ -105,47 +163,87 @@ impl<'a> Stack<'a> {
     }
 }
 
-/// Products of stacked matrices: the rows of one shared among all threads, or many of them.
-fn products(a: &Stack<'_>, b: &Stack<'_>, count: usize) -> Result<Vec<f32>> {
+/// Products of stacked matrices, each row added to `bias`: the rows of one shared among all threads, or many of them.
+fn products(a: &Stack<'_>, b: &Stack<'_>, count: usize, bias: &[f32]) -> Result<Vec<f32>> {
     let ((m, k), (_, n)) = (a.shape, b.shape);
-    let mut out = vec![0.0f32; count * m * n];
-    if out.is_empty() {
-        return Ok(out);
-    }
-    let one = |threads, index: usize, out: &mut [f32]| -> Result<()> {
-        let out = ArrayViewMut2::from_shape((m, n), out)
-            .map_err(|e| candle_core::Error::Msg(e.to_string()))?;
-        gemm_with(threads, 1.0, a.matrix(index)?, b.matrix(index)?, 0.0, out)
-            .map_err(|e| candle_core::Error::Msg(e.to_string()))
-    };
-    if count == 1 && m * n * k >= PARALLEL_FROM {
+    let size = (m * n).max(1);
+    let work = count * m * n * k;
+    if count == 1 && work >= PARALLEL_FROM {
         // Rows are shared out here: the backend's own threads wait for each other by spinning, several times a product.
         let rows = m
             .div_ceil(rayon::current_num_threads())
             .next_multiple_of(ROWS);
         let (left, right) = (a.matrix(0)?, b.matrix(0)?);
-        out.par_chunks_mut(rows * n)
-            .enumerate()
-            .try_for_each(|(part, out)| {
-                let height = out.len() / n;
-                let left = left.slice(s![part * rows..part * rows + height, ..]);
-                let out = ArrayViewMut2::from_shape((height, n), out)
-                    .map_err(|e| candle_core::Error::Msg(e.to_string()))?;
-                gemm_with(Threads::One, 1.0, left, right, 0.0, out)
-                    .map_err(|e| candle_core::Error::Msg(e.to_string()))
-            })?;
-    } else if count == 1 {
-        one(Threads::One, 0, &mut out)?;
-    } else if count * m * n * k < PARALLEL_FROM {
-        for (index, out) in out.chunks_mut(m * n).enumerate() {
-            one(Threads::One, index, out)?;
+        if a.strides.0 == 1 && k >= m && bias.is_empty() {
+            return summed_products(left, right);
         }
-    } else {
-        out.par_chunks_mut(m * n)
-            .enumerate()
-            .try_for_each(|(index, out)| one(Threads::One, index, out))?;
+        return try_fresh(m * n, rows * n, bias, |part, out| {
+            let height = out.len() / n;
+            let left = left.slice(s![part * rows..part * rows + height, ..]);
+            product(left, right, out)
+        });
     }
-    Ok(out)
+    let together = if work < PARALLEL_FROM { count } else { 1 };
+    try_fresh(count * m * n, together * size, bias, |part, out| {
+        for (index, out) in out.chunks_mut(size).enumerate() {
+            let index = part * together + index;
+            product(a.matrix(index)?, b.matrix(index)?, out)?;
+        }
+        Ok(())
+    })
+}
+
+/// The product of a matrix that lies column by column, the columns shared among all threads: some rows of it would have to be copied.
+fn summed_products(left: ArrayView2<'_, f32>, right: ArrayView2<'_, f32>) -> Result<Vec<f32>> {
+    let (m, k, n) = (left.nrows(), left.ncols(), right.ncols());
+    let width = k
+        .div_ceil(rayon::current_num_threads())
+        .next_multiple_of(ROWS);
+    let parts: Vec<Vec<f32>> = (0..k.div_ceil(width))
+        .into_par_iter()
+        .map(|part| {
+            let columns = part * width..((part + 1) * width).min(k);
+            let mut out = vec![0.0f32; m * n];
+            product(
+                left.slice(s![.., columns.clone()]),
+                right.slice(s![columns, ..]),
+                &mut out,
+            )?;
+            Ok(out)
+        })
+        .collect::<Result<_>>()?;
+    let mut parts = parts.into_iter();
+    let mut sum = parts.next().unwrap_or_default();
+    for part in parts {
+        sum.par_chunks_mut(GRAIN)
+            .zip(part.par_chunks(GRAIN))
+            .for_each(|(sum, part)| sum.iter_mut().zip(part).for_each(|(s, p)| *s += p));
+    }
+    Ok(sum)
+}
+
+/// Adds a product to `out` on the calling thread.
+fn product(left: ArrayView2<'_, f32>, right: ArrayView2<'_, f32>, out: &mut [f32]) -> Result<()> {
+    let trouble = |e: &dyn std::fmt::Display| candle_core::Error::Msg(e.to_string());
+    let shape = (left.nrows(), right.ncols());
+    let out = ArrayViewMut2::from_shape(shape, out).map_err(|e| trouble(&e))?;
+    gemm_with(Threads::One, 1.0, left, right, 1.0, out).map_err(|e| trouble(&e))
+}
+
+/// The products of two stacks with a bias.
+fn multiplied(
+    (s1, l1): (&CpuStorage, &Layout),
+    (s2, l2): (&CpuStorage, &Layout),
+    bias: &[f32],
+) -> Result<(CpuStorage, Shape)> {
+    let (a, b) = (Stack::new(s1, l1)?, Stack::new(s2, l2)?);
+    let mut shape = l1.dims().to_vec();
+    let count = volume(&shape[..shape.len() - 2]);
+    if let Some(last) = shape.last_mut() {
+        *last = b.shape.1;
+    }
+    let made = products(&a, &b, count, bias)?;
+    Ok((CpuStorage::F32(made), Shape::from(shape)))
 }
 
 struct MatMul;
@@ -162,16 +260,7 @@ impl CustomOp2 for MatMul {
         s2: &CpuStorage,
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (a, b) = (Stack::new(s1, l1)?, Stack::new(s2, l2)?);
-        let mut shape = l1.dims().to_vec();
-        let count = volume(&shape[..shape.len() - 2]);
-        if let Some(last) = shape.last_mut() {
-            *last = b.shape.1;
-        }
-        Ok((
-            CpuStorage::F32(products(&a, &b, count)?),
-            Shape::from(shape),
-        ))
+        multiplied((s1, l1), (s2, l2), &[])
     }
 
     fn bwd(
@@ -191,6 +280,26 @@ impl CustomOp2 for MatMul {
             .then(|| pa.t()?.apply_op2_no_bwd(grad, &Self))
             .transpose()?;
         Ok((da, db))
+    }
+}
+
+struct Linear;
+
+impl CustomOp3 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        multiplied((s1, l1), (s2, l2), contiguous(s3, l3)?)
     }
 }
 
@@ -217,6 +326,60 @@ mod tests {
             let y = Tensor::from_vec(sequence(volume(b), 2), b, &Device::Cpu).unwrap();
             assert_eq!(matmul(&x, &y).unwrap().dims(), expected, "{a:?} {b:?}");
             check_gradients(&[a, b], 2e-3, |t| matmul(&t[0], &t[1]));
+        }
+    }
+
+    #[test]
+    fn a_bias_is_added_to_every_row() {
+        for (a, b, n) in [
+            (&[2usize, 3][..], &[3usize, 4][..], 4),
+            (&[3], &[3, 4], 4),
+            (&[5, 40, 96], &[96, 128], 128),
+            (&[5, 2, 3], &[5, 3, 4], 4),
+            (&[2, 3], &[3, 4], 1),
+        ] {
+            let tensor = |s: &[usize], seed| {
+                Tensor::from_vec(sequence(volume(s), seed), s, &Device::Cpu).unwrap()
+            };
+            let (x, w, bias) = (tensor(a, 1), tensor(b, 2), tensor(&[n], 3));
+            let expected = matmul(&x, &w).unwrap().broadcast_add(&bias).unwrap();
+            let found = linear(&x, &w, &bias).unwrap();
+            assert_eq!(found.dims(), expected.dims());
+            let gap = (found - expected)
+                .unwrap()
+                .abs()
+                .unwrap()
+                .max_all()
+                .unwrap();
+            assert!(gap.to_scalar::<f32>().unwrap() < 1e-5, "{a:?} {b:?}");
+        }
+    }
+
+    #[test]
+    fn own_gradients_equal_those_of_the_tape() {
+        for (a, b) in [
+            (&[2usize, 3][..], &[3usize, 4][..]),
+            (&[3], &[3, 4]),
+            (&[2, 3], &[3]),
+            (&[5, 2, 3], &[3, 4]),
+            (&[6, 1, 2, 3], &[5, 3, 4]),
+            (&[2, 3], &[5, 3, 4]),
+            (&[4, 300, 70], &[70, 40]),
+        ] {
+            let var = |s: &[usize], seed| {
+                Var::from_vec(sequence(volume(s), seed), s, &Device::Cpu).unwrap()
+            };
+            let (x, y) = (var(a, 1), var(b, 2));
+            let product = matmul(&x, &y).unwrap();
+            let g = product.ones_like().unwrap();
+            let [dx, dy] = matmul_gradients(&x.detach(), &y.detach(), &g, [true, true]).unwrap();
+            let store = product.sum_all().unwrap().backward().unwrap();
+            for (own, var) in [(dx, &x), (dy, &y)] {
+                let (own, theirs) = (own.unwrap(), store.get(var).unwrap());
+                assert_eq!(own.dims(), theirs.dims());
+                let gap = (own - theirs).unwrap().abs().unwrap().max_all().unwrap();
+                assert!(gap.to_scalar::<f32>().unwrap() < 1e-3, "{a:?} {b:?}");
+            }
         }
     }
 

@@ -2,8 +2,11 @@
 //!
 //! candle's primitives compute a gradient for every operand, tracked or not, and a chain of them keeps every intermediate
 //! tensor. These kernels return nothing for operands that carry no gradient, and keep only what their backward pass reads.
+//! The backward passes are functions of their own too, for the program's tape ([`super::tape`]).
 
 mod binary;
+mod fresh;
+mod gap;
 mod layer_norm;
 mod matmul;
 mod permute;
@@ -15,14 +18,15 @@ mod window;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor};
 
-pub(crate) use binary::{BinaryOp, binary};
-pub(crate) use layer_norm::layer_norm;
-pub(crate) use matmul::matmul;
+pub(crate) use binary::{BinaryOp, binary, binary_gradients, summed};
+pub(crate) use gap::relative_gap;
+pub(crate) use layer_norm::{layer_norm, layer_norm_gradients};
+pub(crate) use matmul::{linear, matmul, matmul_gradients};
 pub(crate) use permute::permute;
 pub(crate) use simd::vectorized;
-pub(crate) use softmax::softmax_last;
+pub(crate) use softmax::{softmax_gradient, softmax_last};
 pub(crate) use train::{CoreOrder, TrainShape, train};
-pub(crate) use unary::{UnaryOp, unary};
+pub(crate) use unary::{UnaryOp, unary, unary_gradient};
 pub(crate) use window::{Pooling, Window, average_pool, col2im, im2col, max_pool};
 
 /// Elements that one task of a parallel loop takes at least.

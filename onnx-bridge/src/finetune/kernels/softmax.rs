@@ -2,15 +2,15 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use pulp::NullaryFnOnce;
-use rayon::prelude::*;
 
+use super::fresh::rows;
 use super::simd::{exp, vectorized};
-use super::{GRAIN, contiguous, plain, read};
+use super::{contiguous, plain, read};
 
 /// `softmax` over the last axis; rows of no finite element give NaN, as in ONNX Runtime.
 ///
 /// # Numerics
-/// The largest element is taken off first; sums in f32, left to right.
+/// The largest element is taken off first; sums in f32, in a fixed order.
 pub(crate) fn softmax_last(x: &Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op1(Softmax)
 }
@@ -47,39 +47,57 @@ impl CustomOp1 for Softmax {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = contiguous(storage, layout)?;
         let n = row_length(layout.dims());
-        let mut y = vec![0.0f32; x.len()];
-        y.par_chunks_mut(n)
-            .zip(x.par_chunks(n))
-            .with_min_len((GRAIN / n).max(1))
-            .for_each(|(y, x)| {
-                let top = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                vectorized(Exponentials { x, top, y: &mut *y });
-                let inverse = 1.0 / y.iter().sum::<f32>();
-                y.iter_mut().for_each(|y| *y *= inverse);
-            });
+        let y = rows(n, [x], |_, [x], y| {
+            let top = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            vectorized(Exponentials { x, top, y: &mut *y });
+            let inverse = 1.0 / y.iter().sum::<f32>();
+            y.iter_mut().for_each(|y| *y *= inverse);
+        });
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
     fn bwd(&self, _arg: &Tensor, res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let n = row_length(res.dims());
-        let dx = read(res, |y| {
-            read(grad, |g| {
-                let mut dx = vec![0.0f32; y.len()];
-                dx.par_chunks_mut(n)
-                    .zip(y.par_chunks(n))
-                    .zip(g.par_chunks(n))
-                    .with_min_len((GRAIN / n).max(1))
-                    .for_each(|((dx, y), g)| {
-                        let dot: f32 = y.iter().zip(g).map(|(y, g)| y * g).sum();
-                        for ((d, &y), &g) in dx.iter_mut().zip(y).zip(g) {
-                            *d = y * (g - dot);
-                        }
-                    });
-                dx
-            })
-        })??;
-        Ok(Some(plain(dx, res.dims())?))
+        softmax_gradient(res, grad).map(Some)
     }
+}
+
+/// One row backward.
+struct Backward<'a> {
+    y: &'a [f32],
+    g: &'a [f32],
+    dx: &'a mut [f32],
+}
+
+impl NullaryFnOnce for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let mut parts = [0.0f32; 8];
+        let (ys, rest) = self.y.as_chunks::<8>();
+        let (gs, last) = self.g.as_chunks::<8>();
+        for (y, g) in ys.iter().zip(gs) {
+            for ((part, y), g) in parts.iter_mut().zip(y).zip(g) {
+                *part += y * g;
+            }
+        }
+        let rest: f32 = rest.iter().zip(last).map(|(y, g)| y * g).sum();
+        let dot = parts.iter().sum::<f32>() + rest;
+        for ((d, &y), &g) in self.dx.iter_mut().zip(self.y).zip(self.g) {
+            *d = y * (g - dot);
+        }
+    }
+}
+
+/// The gradient of the argument from the result `y` and its gradient.
+pub(crate) fn softmax_gradient(y: &Tensor, g: &Tensor) -> Result<Tensor> {
+    let n = row_length(y.dims());
+    let dx = read(y, |y| {
+        read(g, |g| {
+            rows(n, [y, g], |_, [y, g], dx| vectorized(Backward { y, g, dx }))
+        })
+    })??;
+    plain(dx, y.dims())
 }
 
 #[cfg(test)]

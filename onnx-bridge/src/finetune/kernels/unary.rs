@@ -2,8 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use pulp::NullaryFnOnce;
-use rayon::prelude::*;
 
+use super::fresh::fresh;
 use super::simd::{exp, vectorized};
 use super::{GRAIN, contiguous, plain, read};
 
@@ -288,11 +288,12 @@ impl<F: Function> NullaryFnOnce for Forward<'_, F> {
     }
 }
 
-/// `dx = g f'(x)`, where `dx` is `g` before.
+/// `dx = g f'(x)`.
 struct Backward<'a, F> {
     f: F,
     x: &'a [f32],
     y: &'a [f32],
+    g: &'a [f32],
     dx: &'a mut [f32],
 }
 
@@ -301,8 +302,9 @@ impl<F: Function> NullaryFnOnce for Backward<'_, F> {
 
     #[inline(always)]
     fn call(self) {
-        for ((d, &x), &y) in self.dx.iter_mut().zip(self.x).zip(self.y) {
-            *d *= self.f.derivative(x, y);
+        let numbers = self.x.iter().zip(self.y).zip(self.g);
+        for (d, ((&x, &y), &g)) in self.dx.iter_mut().zip(numbers) {
+            *d = g * self.f.derivative(x, y);
         }
     }
 }
@@ -321,20 +323,17 @@ macro_rules! with_function {
 }
 
 fn forward<F: Function>(f: F, x: &[f32]) -> Vec<f32> {
-    let mut y = vec![0.0f32; x.len()];
-    y.par_chunks_mut(GRAIN)
-        .zip(x.par_chunks(GRAIN))
-        .for_each(|(y, x)| vectorized(Forward { f, x, y }));
-    y
+    fresh(x.len(), GRAIN, |c, y| {
+        let x = &x[c * GRAIN..][..y.len()];
+        vectorized(Forward { f, x, y });
+    })
 }
 
 fn backward<F: Function>(f: F, x: &[f32], y: &[f32], g: &[f32]) -> Vec<f32> {
-    let mut dx = g.to_vec();
-    dx.par_chunks_mut(GRAIN)
-        .zip(x.par_chunks(GRAIN))
-        .zip(y.par_chunks(GRAIN))
-        .for_each(|((dx, x), y)| vectorized(Backward { f, x, y, dx }));
-    dx
+    fresh(g.len(), GRAIN, |c, dx| {
+        let [x, y, g] = [x, y, g].map(|v| &v[c * GRAIN..][..dx.len()]);
+        vectorized(Backward { f, x, y, g, dx });
+    })
 }
 
 /// Applies a function to every element.
@@ -343,6 +342,14 @@ fn backward<F: Function>(f: F, x: &[f32], y: &[f32], g: &[f32]) -> Vec<f32> {
 /// Element by element in f32, so the result does not depend on the number of threads.
 pub(crate) fn unary(x: &Tensor, op: UnaryOp) -> Result<Tensor> {
     x.contiguous()?.apply_op1(Unary(op))
+}
+
+/// The gradient of the argument `x` from that of the result `y`.
+pub(crate) fn unary_gradient(x: &Tensor, y: &Tensor, g: &Tensor, op: UnaryOp) -> Result<Tensor> {
+    let dx = read(x, |x| {
+        read(y, |y| read(g, |g| with_function!(op, backward, x, y, g)))
+    })???;
+    plain(dx, x.dims())
 }
 
 struct Unary(UnaryOp);
@@ -359,12 +366,7 @@ impl CustomOp1 for Unary {
     }
 
     fn bwd(&self, arg: &Tensor, res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let dx = read(arg, |x| {
-            read(res, |y| {
-                read(grad, |g| with_function!(self.0, backward, x, y, g))
-            })
-        })???;
-        Ok(Some(plain(dx, arg.dims())?))
+        unary_gradient(arg, res, grad, self.0).map(Some)
     }
 }
 

@@ -1,8 +1,10 @@
 //! Element-wise arithmetic and functions.
 
+use candle_core::Tensor;
+
 use super::super::kernels::{self, BinaryOp, UnaryOp};
 use super::super::value::{HostArray, IntArray, Value, to_vec};
-use super::{Call, OpError, OpFn, Outputs, axis, one};
+use super::{Back, BackFn, Call, OpError, OpFn, Outputs, axis, one};
 
 pub(super) fn lookup(op_type: &str) -> Option<OpFn> {
     Some(match op_type {
@@ -24,10 +26,7 @@ pub(super) fn lookup(op_type: &str) -> Option<OpFn> {
         "Elu" => |c| floats(c, UnaryOp::Elu(c.float("alpha", 1.0))),
         "Erf" => |c| floats(c, UnaryOp::Erf),
         "Exp" => |c| floats(c, UnaryOp::Exp),
-        "Gelu" => |c| match c.text("approximate", "none")? {
-            "tanh" => floats(c, UnaryOp::GeluTanh),
-            _ => floats(c, UnaryOp::Gelu),
-        },
+        "Gelu" => |c| floats(c, gelu(c)?),
         "HardSigmoid" => |c| {
             floats(
                 c,
@@ -57,6 +56,39 @@ pub(super) fn lookup(op_type: &str) -> Option<OpFn> {
         "BitwiseOr" => |c| bitwise(c, |a, b| a | b),
         "BitwiseXor" => |c| bitwise(c, |a, b| a ^ b),
         _ => return None,
+    })
+}
+
+pub(super) fn way_back(op_type: &str) -> Option<BackFn> {
+    Some(match op_type {
+        "Add" => |b| pair_back(b, BinaryOp::Add),
+        "Sub" => |b| pair_back(b, BinaryOp::Sub),
+        "Mul" => |b| pair_back(b, BinaryOp::Mul),
+        "Div" => |b| pair_back(b, BinaryOp::Div),
+        "Erf" => |b| function_back(b, UnaryOp::Erf),
+        "Gelu" => |b| function_back(b, gelu(&b.call)?),
+        "Relu" => |b| function_back(b, UnaryOp::Relu),
+        "Sigmoid" => |b| function_back(b, UnaryOp::Sigmoid),
+        "Tanh" => |b| function_back(b, UnaryOp::Tanh),
+        _ => return None,
+    })
+}
+
+fn pair_back(b: &Back<'_>, op: BinaryOp) -> Result<Vec<Option<Tensor>>, OpError> {
+    let (x, y) = (b.call.floats(0)?, b.call.floats(1)?);
+    Ok(kernels::binary_gradients(x, y, b.gradient, op, b.needed())?.into())
+}
+
+fn function_back(b: &Back<'_>, op: UnaryOp) -> Result<Vec<Option<Tensor>>, OpError> {
+    let x = b.call.floats(0)?;
+    let dx = kernels::unary_gradient(x, b.output, b.gradient, op)?;
+    Ok(vec![Some(dx)])
+}
+
+fn gelu(call: &Call<'_>) -> Result<UnaryOp, OpError> {
+    Ok(match call.text("approximate", "none")? {
+        "tanh" => UnaryOp::GeluTanh,
+        _ => UnaryOp::Gelu,
     })
 }
 

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::super::kernels::{self, BinaryOp};
 use super::super::value::volume;
-use super::{Call, OpError, OpFn, Outputs, one};
+use super::{Back, BackFn, Call, OpError, OpFn, Outputs, one};
 
 pub(super) fn lookup(op_type: &str) -> Option<OpFn> {
     Some(match op_type {
@@ -12,6 +12,13 @@ pub(super) fn lookup(op_type: &str) -> Option<OpFn> {
         "Gemm" => gemm,
         "Einsum" => einsum,
         _ => return None,
+    })
+}
+
+pub(super) fn way_back(op_type: &str) -> Option<BackFn> {
+    (op_type == "MatMul").then_some(|b: &Back<'_>| {
+        let (x, y) = (b.call.floats(0)?, b.call.floats(1)?);
+        Ok(kernels::matmul_gradients(x, y, b.gradient, b.needed())?.into())
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod arithmetic;
 mod cast;
+mod fused;
 mod gather;
 mod linear;
 mod logic;
@@ -10,7 +11,6 @@ mod quant;
 mod reduce;
 mod shape;
 mod slice;
-mod train;
 mod window;
 
 use candle_core::Tensor;
@@ -45,6 +45,24 @@ pub(crate) type Outputs = Result<Vec<Value>, OpError>;
 
 /// An operator.
 pub(crate) type OpFn = fn(&Call<'_>) -> Outputs;
+
+/// A node on the way back: what it read and made, and the gradient of its one output.
+pub(crate) struct Back<'a> {
+    pub(crate) call: Call<'a>,
+    pub(crate) output: &'a Tensor,
+    pub(crate) gradient: &'a Tensor,
+    /// For every input, whether its gradient is asked for.
+    pub(crate) needed: Vec<bool>,
+}
+
+impl Back<'_> {
+    fn needed<const N: usize>(&self) -> [bool; N] {
+        std::array::from_fn(|k| self.needed.get(k).copied().unwrap_or(false))
+    }
+}
+
+/// The gradients of a node's inputs; those that are not asked for may be left out.
+pub(crate) type BackFn = fn(&Back<'_>) -> Result<Vec<Option<Tensor>>, OpError>;
 
 /// One evaluation of a node.
 pub(crate) struct Call<'a> {
@@ -185,7 +203,7 @@ pub(crate) fn one(tensor: Tensor) -> Outputs {
 /// Looks up an operator of the standard domain, or one that fusing made; `None` where the interpreter lacks it.
 pub(crate) fn lookup(domain: &str, op_type: &str) -> Option<OpFn> {
     if !is_standard_domain(domain) {
-        return train::lookup(domain, op_type);
+        return fused::lookup(domain, op_type);
     }
     arithmetic::lookup(op_type)
         .or_else(|| logic::lookup(op_type))
@@ -200,5 +218,16 @@ pub(crate) fn lookup(domain: &str, op_type: &str) -> Option<OpFn> {
         .or_else(|| quant::lookup(op_type))
 }
 
+/// The backward pass of an operator over our kernels; `None` where candle's tape serves it.
+pub(crate) fn way_back(domain: &str, op_type: &str) -> Option<BackFn> {
+    if !is_standard_domain(domain) {
+        return fused::way_back(domain, op_type);
+    }
+    arithmetic::way_back(op_type)
+        .or_else(|| shape::way_back(op_type))
+        .or_else(|| linear::way_back(op_type))
+        .or_else(|| norm::way_back(op_type))
+}
+
 pub(crate) use cast::constant;
-pub(crate) use train::train_node;
+pub(crate) use fused::{linear_node, train_node};

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::super::kernels::{self, BinaryOp, UnaryOp};
 use super::super::value::volume;
-use super::{Call, OpError, OpFn, Outputs, axis, one};
+use super::{Back, BackFn, Call, OpError, OpFn, Outputs, axis, one};
 
 pub(super) fn lookup(op_type: &str) -> Option<OpFn> {
     Some(match op_type {
@@ -22,6 +22,19 @@ pub(super) fn lookup(op_type: &str) -> Option<OpFn> {
     })
 }
 
+pub(super) fn way_back(op_type: &str) -> Option<BackFn> {
+    Some(match op_type {
+        "LayerNormalization" => layer_normalization_back,
+        "Softmax" => |b: &Back<'_>| {
+            let dx = over_last(&b.call, [b.output, b.gradient], |[y, g]| {
+                kernels::softmax_gradient(y, g)
+            })?;
+            Ok(vec![Some(dx)])
+        },
+        _ => return None,
+    })
+}
+
 fn single_output(call: &Call<'_>) -> Result<(), OpError> {
     match call.node.output.iter().skip(1).find(|o| !o.is_empty()) {
         Some(name) => Err(OpError::new(format!(
@@ -31,16 +44,16 @@ fn single_output(call: &Call<'_>) -> Result<(), OpError> {
     }
 }
 
-fn layer_normalization(call: &Call<'_>) -> Outputs {
-    single_output(call)?;
+/// Scale and bias of the normalized axes, and the shape of those.
+fn affine<'a>(call: &Call<'a>) -> Result<(Tensor, Tensor, &'a [usize]), OpError> {
     let (x, scale) = (call.floats(0)?, call.floats(1)?);
     let at = axis(call.int("axis", -1), x.rank())?;
-    let n = volume(&x.dims()[at..]);
+    let normalized = &x.dims()[at..];
     let spread = |t: &Tensor| -> Result<Tensor, OpError> {
-        Ok(if t.elem_count() == n {
+        Ok(if t.elem_count() == volume(normalized) {
             t.flatten_all()?
         } else {
-            t.broadcast_as(&x.dims()[at..])?.flatten_all()?
+            t.broadcast_as(normalized)?.flatten_all()?
         })
     };
     let scale = spread(scale)?;
@@ -48,12 +61,33 @@ fn layer_normalization(call: &Call<'_>) -> Outputs {
         Some(_) => spread(call.floats(2)?)?,
         None => scale.zeros_like()?,
     };
+    Ok((scale, bias, normalized))
+}
+
+fn layer_normalization(call: &Call<'_>) -> Outputs {
+    single_output(call)?;
+    let (scale, bias, _) = affine(call)?;
+    let epsilon = call.float("epsilon", 1e-5);
     one(kernels::layer_norm(
-        x,
+        call.floats(0)?,
         &scale,
         &bias,
-        call.float("epsilon", 1e-5),
+        epsilon,
     )?)
+}
+
+fn layer_normalization_back(b: &Back<'_>) -> Result<Vec<Option<Tensor>>, OpError> {
+    let call = &b.call;
+    let (scale, bias, normalized) = affine(call)?;
+    let epsilon = call.float("epsilon", 1e-5);
+    let operands = [call.floats(0)?, &scale, &bias];
+    let [dx, ds, db] = kernels::layer_norm_gradients(operands, epsilon, b.gradient, b.needed())?;
+    let own = |g: Option<Tensor>, k: usize| -> Result<Option<Tensor>, OpError> {
+        let Some(g) = g else { return Ok(None) };
+        let dims = call.floats(k)?.dims();
+        Ok(Some(kernels::summed(&g.reshape(normalized)?, dims)?))
+    };
+    Ok(vec![dx, own(ds, 1)?, own(db, 2)?])
 }
 
 fn rms_normalization(call: &Call<'_>) -> Outputs {
@@ -148,20 +182,34 @@ fn scale_and_shift(call: &Call<'_>, x: &Tensor) -> Outputs {
     )?)
 }
 
-/// From opset 13 over one axis (default the last), before over all axes from `axis` (default 1) on.
-fn softmax(call: &Call<'_>) -> Outputs {
-    let x = call.floats(0)?;
-    let order = x.rank();
+/// Tensors of the shape of the input, laid out so that softmax runs over the last axis of each, and what `f` makes of them laid out as
+/// they were: from opset 13 over one axis (default the last), before over all axes from `axis` (default 1) on.
+fn over_last<const N: usize>(
+    call: &Call<'_>,
+    tensors: [&Tensor; N],
+    f: impl Fn([&Tensor; N]) -> candle_core::Result<Tensor>,
+) -> Result<Tensor, OpError> {
+    let dims = call.input(0)?.shape();
+    let order = dims.len();
+    let laid = |g: &dyn Fn(&Tensor) -> candle_core::Result<Tensor>| {
+        let laid: candle_core::Result<Vec<Tensor>> = tensors.iter().map(|t| g(t)).collect();
+        laid
+    };
+    let given = |laid: &[Tensor]| f(std::array::from_fn(|k| &laid[k]));
     if call.opset < 13 {
         let at = axis(call.int("axis", 1), order)?;
-        let flat = x
-            .contiguous()?
-            .reshape((volume(&x.dims()[..at]), volume(&x.dims()[at..])))?;
-        return one(kernels::softmax_last(&flat)?.reshape(x.dims())?);
+        let flat = (volume(&dims[..at]), volume(&dims[at..]));
+        return Ok(given(&laid(&|t| t.contiguous()?.reshape(flat))?)?.reshape(dims)?);
     }
     let at = axis(call.int("axis", -1), order)?;
     if at + 1 == order {
-        return one(kernels::softmax_last(x)?);
+        return Ok(f(tensors)?);
     }
-    one(kernels::softmax_last(&x.transpose(at, order - 1)?)?.transpose(at, order - 1)?)
+    let turned = laid(&|t| t.transpose(at, order - 1)?.contiguous())?;
+    Ok(given(&turned)?.transpose(at, order - 1)?)
+}
+
+fn softmax(call: &Call<'_>) -> Outputs {
+    let x = call.floats(0)?;
+    one(over_last(call, [x], |[x]| kernels::softmax_last(x))?)
 }

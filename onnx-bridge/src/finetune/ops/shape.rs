@@ -2,7 +2,7 @@
 
 use super::super::kernels;
 use super::super::value::{HostArray, IntArray, Value, broadcast_indices, broadcast_shape, volume};
-use super::{Call, OpError, OpFn, Outputs, axis, one, sizes};
+use super::{Back, BackFn, Call, OpError, OpFn, Outputs, axis, one, sizes};
 use crate::axes::{strided, strides};
 
 pub(super) fn lookup(op_type: &str) -> Option<OpFn> {
@@ -24,6 +24,22 @@ pub(super) fn lookup(op_type: &str) -> Option<OpFn> {
         "Range" => range,
         "DepthToSpace" => depth_to_space,
         "SpaceToDepth" => space_to_depth,
+        _ => return None,
+    })
+}
+
+pub(super) fn way_back(op_type: &str) -> Option<BackFn> {
+    Some(match op_type {
+        "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => |b: &Back<'_>| {
+            let x = b.call.floats(0)?;
+            Ok(vec![Some(b.gradient.reshape(x.dims())?)])
+        },
+        "Transpose" => |b| {
+            let order = order(&b.call)?;
+            let mut back = vec![0; order.len()];
+            order.iter().enumerate().for_each(|(k, &o)| back[o] = k);
+            Ok(vec![Some(kernels::permute(b.gradient, &back)?)])
+        },
         _ => return None,
     })
 }
@@ -180,9 +196,9 @@ fn unsqueeze(call: &Call<'_>) -> Outputs {
     Ok(vec![reshaped(value, shape)?])
 }
 
-fn transpose(call: &Call<'_>) -> Outputs {
-    let value = call.input(0)?;
-    let order = value.shape().len();
+/// The axes of a transposition, each once.
+fn order(call: &Call<'_>) -> Result<Vec<usize>, OpError> {
+    let order = call.input(0)?.shape().len();
     let perm: Vec<usize> = match call.ints("perm") {
         Some(p) => p
             .iter()
@@ -197,7 +213,11 @@ fn transpose(call: &Call<'_>) -> Outputs {
             "expected a permutation of {order} axes, found {perm:?}"
         )));
     }
-    Ok(vec![permuted(value, &perm)?])
+    Ok(perm)
+}
+
+fn transpose(call: &Call<'_>) -> Outputs {
+    Ok(vec![permuted(call.input(0)?, &order(call)?)?])
 }
 
 fn expand(call: &Call<'_>) -> Outputs {

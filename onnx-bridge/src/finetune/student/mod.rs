@@ -8,8 +8,8 @@ mod start;
 mod tests;
 mod trainable;
 
-use candle_core::backprop::GradStore;
-use candle_core::{Tensor, Var};
+use candle_core::Tensor;
+use rayon::prelude::*;
 use tn_qat::{AdamW, FakeQuant, Gradients, Optimizer, QatPhase};
 
 use super::config::Train;
@@ -67,18 +67,6 @@ pub(crate) struct TableLookup {
 /// Of every trained value that is a table, the rows at hand, each once and in order.
 pub(crate) type TableRows = Vec<Option<Vec<usize>>>;
 
-/// The leaves of one pass, in the order of the trained values.
-pub(crate) struct Leaves {
-    vars: Vec<Var>,
-    rows: TableRows,
-}
-
-impl Leaves {
-    pub(crate) fn tensors(&self) -> Vec<Tensor> {
-        self.vars.iter().map(|v| v.as_tensor().clone()).collect()
-    }
-}
-
 /// The gradients of all parameters, and the rows of tables that have any.
 pub(crate) struct Sums {
     gradients: Vec<Gradients<f32>>,
@@ -115,10 +103,6 @@ impl Student {
         for blocks in stored_blocks(graph) {
             trainables.push(Trainable::blocks(blocks)?);
         }
-        if let Some(warm) = warm {
-            start::warm_start(&mut trainables, warm)?;
-        }
-        start::balance(&mut trainables);
         if trainables.is_empty() {
             return Err(trouble(
                 "",
@@ -130,6 +114,10 @@ impl Student {
                 trainables.push(Trainable::float(proto)?);
             }
         }
+        if let Some(warm) = warm {
+            start::warm_start(&mut trainables, warm)?;
+        }
+        start::balance(&mut trainables);
         Ok(Self {
             trainables,
             phase: QatPhase::Learn,
@@ -222,44 +210,39 @@ impl Student {
     ///
     /// # Errors
     /// [`Error::Evaluate`].
-    pub(crate) fn leaves(&self, rows: &TableRows) -> Result<Leaves> {
-        let vars = self
-            .trainables
-            .iter()
+    pub(crate) fn leaves(&self, rows: &TableRows) -> Result<Vec<Tensor>> {
+        self.trainables
+            .par_iter()
             .zip(rows)
             .map(|(t, rows)| t.leaf(self.phase, part(rows)))
-            .collect::<Result<Vec<_>>>()?;
-        Ok(Leaves {
-            vars,
-            rows: rows.clone(),
-        })
+            .collect()
     }
 
-    /// The gradients of all parameters from those of the leaves, times `factor`, added to `sums`.
+    /// The gradients of all parameters from those of the leaves, taken of the same rows, times `factor`, added to `sums`.
     ///
     /// # Errors
     /// [`Error::Evaluate`].
     pub(crate) fn accumulate(
         &self,
-        leaves: &Leaves,
-        store: &mut GradStore,
+        gradients: Vec<Option<Tensor>>,
+        rows: &TableRows,
         factor: f32,
         sums: &mut Sums,
     ) -> Result<()> {
-        let each = self.trainables.iter().zip(&leaves.vars).zip(&leaves.rows);
-        let sums = sums.gradients.iter_mut().zip(&mut sums.touched);
-        for (((trainable, var), rows), (sum, touched)) in each.zip(sums) {
-            let Some(gradient) = store.remove(var) else {
-                continue;
-            };
-            trainable.backward(&gradient, factor, self.phase, part(rows), sum)?;
-            if let (Some(touched), Some(rows)) = (touched, rows) {
-                touched.extend(rows);
-                touched.sort_unstable();
-                touched.dedup();
-            }
-        }
-        Ok(())
+        let each = self.trainables.par_iter().zip(gradients).zip(rows);
+        let sums = sums.gradients.par_iter_mut().zip(&mut sums.touched);
+        each.zip(sums)
+            .try_for_each(|(((trainable, gradient), rows), (sum, touched))| {
+                let Some(gradient) = gradient else {
+                    return Ok(());
+                };
+                if let (Some(touched), Some(rows)) = (touched, rows) {
+                    touched.extend(rows);
+                    touched.sort_unstable();
+                    touched.dedup();
+                }
+                trainable.backward(&gradient, factor, self.phase, part(rows), sum)
+            })
     }
 
     /// Zeros for every parameter.
@@ -380,26 +363,22 @@ fn scale_rows(gradients: &mut Gradients<f32>, count: usize, rows: &[usize], fact
 impl Sums {
     /// The norm of all gradients together.
     fn norm(&self, trainables: &[Trainable]) -> f64 {
-        let mut sum = 0.0;
-        for ((gradients, touched), trainable) in
-            self.gradients.iter().zip(&self.touched).zip(trainables)
-        {
-            sum += match touched {
-                None => gradients.norm_sq(),
-                Some(touched) => {
-                    let rows = trainable.rows().unwrap_or(1).max(1);
-                    let square = |v: &[f32]| v.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>();
-                    gradients
-                        .iter()
-                        .map(|values| {
-                            let width = values.len() / rows;
-                            let of = |&row: &usize| square(&values[row * width..][..width]);
-                            touched.iter().map(of).sum::<f64>()
-                        })
-                        .sum()
-                }
-            };
-        }
-        sum.sqrt()
+        let each = self.gradients.par_iter().zip(&self.touched).zip(trainables);
+        let squares = each.map(|((gradients, touched), trainable)| match touched {
+            None => gradients.norm_sq(),
+            Some(touched) => {
+                let rows = trainable.rows().unwrap_or(1).max(1);
+                let square = |v: &[f32]| v.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>();
+                gradients
+                    .iter()
+                    .map(|values| {
+                        let width = values.len() / rows;
+                        let of = |&row: &usize| square(&values[row * width..][..width]);
+                        touched.iter().map(of).sum::<f64>()
+                    })
+                    .sum()
+            }
+        });
+        squares.collect::<Vec<f64>>().iter().sum::<f64>().sqrt()
     }
 }

@@ -5,32 +5,47 @@ use std::collections::{BTreeMap, HashMap};
 use super::{Source, Trainable};
 use crate::error::Result;
 use crate::model::Model;
-use crate::recognise::{StoredArray, StoredBlocks, stored_arrays, stored_blocks};
+use crate::recognise::{stored_arrays, stored_blocks};
+use crate::tensor;
 
-/// Takes over the weights of a finer quantized model where it has an array of the same name and shape.
+/// Takes over what a model has of the same name and shape: its floats, the weights of its arrays, and where those have the same
+/// grid their steps too; else steps are set anew.
 pub(super) fn warm_start(trainables: &mut [Trainable], warm: &Model) -> Result<()> {
-    let arrays = stored_arrays(warm.graph());
-    let blocks = stored_blocks(warm.graph());
-    let arrays: HashMap<&str, &StoredArray> = arrays.iter().map(|a| (a.value(), a)).collect();
-    let blocks: HashMap<&str, &StoredBlocks> = blocks.iter().map(|b| (b.value(), b)).collect();
+    let others = stored_arrays(warm.graph())
+        .into_iter()
+        .map(Trainable::array)
+        .chain(
+            stored_blocks(warm.graph())
+                .into_iter()
+                .map(Trainable::blocks),
+        )
+        .collect::<Result<Vec<_>>>()?;
+    let others: HashMap<&str, &Trainable> = others.iter().map(|t| (t.value.as_str(), t)).collect();
     for trainable in trainables {
-        let name = trainable.value.as_str();
-        let finer = match &trainable.source {
-            Source::Array(..) => arrays
-                .get(name)
-                .map(|a| (a.tensor().shape(), a.tensor().dequantize())),
-            Source::Blocks(..) => blocks.get(name).map(|b| (b.shape(), b.dequantize())),
-            Source::Float => None,
+        if let Source::Float = trainable.source {
+            let stored = &warm.graph().initializer;
+            let stored = stored.iter().find(|t| t.name() == trainable.value);
+            if let Some(values) = stored.and_then(tensor::to_f32)
+                && values.len() == trainable.parameters[0].values().len()
+            {
+                trainable.parameters[0]
+                    .values_mut()
+                    .copy_from_slice(&values);
+            }
+            continue;
+        }
+        let Some(other) = others.get(trainable.value.as_str()) else {
+            continue;
         };
-        let fits = |shape: &[usize]| {
-            shape == trainable.parameters[0].shape() && trainable.parameters.len() == 2
-        };
-        if let Some((shape, values)) = finer
-            && fits(shape)
+        if trainable.has_grid_of(other) {
+            for (own, other) in trainable.parameters.iter_mut().zip(&other.parameters) {
+                own.values_mut().copy_from_slice(other.values());
+            }
+        } else if other.parameters[0].shape() == trainable.parameters[0].shape()
+            && trainable.parameters.len() == 2
         {
-            trainable.parameters[0]
-                .values_mut()
-                .copy_from_slice(&values);
+            let values = other.parameters[0].values();
+            trainable.parameters[0].values_mut().copy_from_slice(values);
             trainable.observe()?;
         }
     }

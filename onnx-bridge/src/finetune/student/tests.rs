@@ -60,17 +60,14 @@ fn check(teacher: &Model, data: &Dataset, spec: Spec, most: f64) {
     let taught = objective.teach(&feeds).unwrap();
     let ready = objective.ready(&feeds, taught).unwrap();
     let leaves = student.leaves(&ready.rows).unwrap();
-    let loss = objective.loss(&ready, &leaves.tensors(), &batch).unwrap();
-    let mut store = loss.backward().unwrap();
+    let (_, gradients) = objective.gradients(&ready, &leaves, &batch).unwrap();
     let mut sums = student.sums();
     student
-        .accumulate(&leaves, &mut store, 1.0, &mut sums)
+        .accumulate(gradients, &ready.rows, 1.0, &mut sums)
         .unwrap();
     let value = |student: &Student| -> f64 {
-        let leaves = student.leaves(&ready.rows).unwrap().tensors();
-        let leaves: Vec<_> = leaves.iter().map(|t| t.detach()).collect();
-        let loss = objective.loss(&ready, &leaves, &batch).unwrap();
-        f64::from(loss.to_scalar::<f32>().unwrap())
+        let leaves = student.leaves(&ready.rows).unwrap();
+        objective.loss(&ready, &leaves, &batch).unwrap()
     };
     let size = value(&student);
     let mean = |v: &[f32]| {

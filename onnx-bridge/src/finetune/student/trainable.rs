@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Device, Tensor};
 use tn_qat::{FakeQuant, Gradients, Parameter, ParameterKind, QatPhase, StepInit};
 
 use super::grid::GridQuant;
@@ -159,6 +159,20 @@ impl Trainable {
         phase != QatPhase::Float || self.parameters.len() > 2
     }
 
+    /// Whether another is stored the same way, number for number.
+    pub(super) fn has_grid_of(&self, other: &Self) -> bool {
+        match (&self.source, &other.source) {
+            (Source::Array(a, _), Source::Array(b, _)) => {
+                a.tensor().scheme() == b.tensor().scheme()
+                    && a.tensor().shape() == b.tensor().shape()
+            }
+            (Source::Blocks(_, a), Source::Blocks(_, b)) => {
+                a.levels() == b.levels() && a.extent() == b.extent() && a.shape() == b.shape()
+            }
+            _ => false,
+        }
+    }
+
     /// Sets the steps anew from the weights.
     pub(super) fn observe(&mut self) -> Result<()> {
         match (&self.source, self.parameters.as_mut_slice()) {
@@ -196,7 +210,7 @@ impl Trainable {
     }
 
     /// The value as the forward pass uses it.
-    pub(super) fn leaf(&self, phase: QatPhase, part: Part<'_>) -> Result<Var> {
+    pub(super) fn leaf(&self, phase: QatPhase, part: Part<'_>) -> Result<Tensor> {
         let (weights, shape) = match part {
             Part::Whole => (
                 Cow::Borrowed(self.parameters[0].values()),
@@ -235,7 +249,7 @@ impl Trainable {
             }
             _ => weights.into_owned(),
         };
-        Var::from_vec(values, shape, &Device::Cpu).map_err(|e| trouble(&self.value, e))
+        Tensor::from_vec(values, shape, &Device::Cpu).map_err(|e| trouble(&self.value, e))
     }
 
     /// Adds the gradients of the parameters, `factor` times the leaf's, to `sum`.

@@ -1,8 +1,10 @@
-//! Matrix trains as single nodes: no file has them, fusing puts them into a student's graph.
+//! Matrix trains, and products with a bias, as single nodes: no file has them, fusing puts them into a graph.
+
+use candle_core::Tensor;
 
 use super::super::kernels::{self, CoreOrder, TrainShape};
 use super::super::value::volume;
-use super::{Call, OpError, OpFn, Outputs, one};
+use super::{Back, BackFn, Call, OpError, OpFn, Outputs, one};
 use crate::proto::{self, NodeProto};
 
 /// The domain of operators that stand in no file.
@@ -28,8 +30,36 @@ pub(crate) fn train_node(
     node
 }
 
+/// A node that gives `x w + bias`.
+pub(crate) fn linear_node(name: &str, [x, w, bias]: [&str; 3], output: &str) -> NodeProto {
+    let mut node = proto::node("Linear", name, &[x, w, bias], output, Vec::new());
+    node.domain = Some(DOMAIN.into());
+    node
+}
+
 pub(super) fn lookup(domain: &str, op_type: &str) -> Option<OpFn> {
-    (domain == DOMAIN && op_type == "Train").then_some(train as OpFn)
+    match (domain, op_type) {
+        (DOMAIN, "Train") => Some(train),
+        (DOMAIN, "Linear") => Some(linear),
+        _ => None,
+    }
+}
+
+pub(super) fn way_back(domain: &str, op_type: &str) -> Option<BackFn> {
+    (domain == DOMAIN && op_type == "Linear").then_some(linear_back as BackFn)
+}
+
+fn linear(call: &Call<'_>) -> Outputs {
+    let [x, w, bias] = [call.floats(0)?, call.floats(1)?, call.floats(2)?];
+    one(kernels::linear(x, w, bias)?)
+}
+
+fn linear_back(b: &Back<'_>) -> Result<Vec<Option<Tensor>>, OpError> {
+    let [x, w, bias] = [b.call.floats(0)?, b.call.floats(1)?, b.call.floats(2)?];
+    let [of_x, of_w, of_bias] = b.needed();
+    let [dx, dw] = kernels::matmul_gradients(x, w, b.gradient, [of_x, of_w])?;
+    let db = of_bias.then(|| kernels::summed(b.gradient, bias.dims()));
+    Ok(vec![dx, dw, db.transpose()?])
 }
 
 fn train(call: &Call<'_>) -> Outputs {
