@@ -2,12 +2,14 @@
 
 #![cfg(feature = "tract")]
 
+use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use onnx_bridge::plan::{
-    Candidate, Ended, Goal, MemoryStore, Plan, Planned, Session, Store, compress_planned, replay,
+    Candidate, Ended, Goal, MemoryStore, Plan, Planned, Session, Store, compress_planned,
+    plan_again, replay,
 };
 use onnx_bridge::{Dataset, Model, RunsOn, verify};
 
@@ -66,6 +68,37 @@ fn a_size_is_hit_and_a_plan_replays_byte_for_byte() {
                 < 1e-3 * (1.0 + planned.verification.relative_l2)
         );
     }
+}
+
+#[test]
+fn a_weight_whose_errors_were_trained_away_gives_up_bytes() {
+    let (model, data) = digits();
+    let store = MemoryStore::default();
+    let most = model.encoded_len() / 16;
+    let session = Session {
+        data: &data,
+        goal: size(most),
+        runs_on: RunsOn::Portable,
+        allow: &|_, _| true,
+        store: &store,
+        progress: &|_, _, _| {},
+    };
+    let first = planned(&model, &data, size(most), &store);
+    let name = |k: usize| first.plan.weights[k].name.clone();
+    let bytes = |plan: &Plan, k: usize| plan.weights[k].bytes;
+    for (trained, other) in [(0, 1), (1, 0)] {
+        let left = BTreeMap::from([(name(trained), 0.125), (name(other), 8.0)]);
+        let again = plan_again(&model, &session, &left).unwrap();
+        assert!(again.plan.bytes <= most && again.blocking.is_none());
+        assert!(bytes(&again.plan, trained) < bytes(&first.plan, trained));
+        assert!(bytes(&again.plan, other) > bytes(&first.plan, other));
+    }
+    let session = Session {
+        goal: Goal::default(),
+        ..session
+    };
+    let refused = plan_again(&model, &session, &BTreeMap::new()).unwrap_err();
+    assert!(refused.to_string().contains("expected a size"), "{refused}");
 }
 
 #[test]

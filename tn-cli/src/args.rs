@@ -1,5 +1,6 @@
 //! The command line as clap sees it. What it means is decided in [`crate::job`].
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -107,7 +108,7 @@ pub(crate) struct ComputeArgs {
     pub(crate) seed: u64,
     /// Threads to use [default: one per core]
     #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<std::num::NonZeroUsize>,
+    pub(crate) threads: Option<NonZeroUsize>,
 }
 
 #[derive(Debug, Args)]
@@ -147,6 +148,10 @@ pub(crate) struct CompressArgs {
     /// model input, and an int64 array `labels` if there are classes
     #[arg(long, value_name = "NPZ")]
     pub(crate) finetune: Option<PathBuf>,
+    /// Once trained, plan again up to so many times, with --finetune and --target-size: weights whose errors were trained away give up
+    /// bytes to others; every new plan is trained too, and the best one kept [default: 0]
+    #[arg(long, value_name = "N", requires_all = ["finetune", "target_size"], conflicts_with = "plan")]
+    pub(crate) rounds: Option<NonZeroUsize>,
     #[command(flatten)]
     pub(crate) goals: GoalArgs,
     #[command(flatten)]
@@ -351,7 +356,7 @@ pub(crate) struct RunArgs {
     pub(crate) force: bool,
     /// Threads to use [default: one per core]
     #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<std::num::NonZeroUsize>,
+    pub(crate) threads: Option<NonZeroUsize>,
     #[command(flatten)]
     pub(crate) talk: TalkArgs,
 }
@@ -425,7 +430,7 @@ pub(crate) struct ReconstructArgs {
     pub(crate) force: bool,
     /// Threads to use [default: one per core]
     #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<std::num::NonZeroUsize>,
+    pub(crate) threads: Option<NonZeroUsize>,
     #[command(flatten)]
     pub(crate) talk: TalkArgs,
 }

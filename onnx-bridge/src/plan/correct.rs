@@ -45,6 +45,15 @@ fn scaled(
     curves.iter().zip(offers).enumerate().map(one).collect()
 }
 
+/// The curves with a factor for every weight.
+pub(crate) fn by_weight(
+    curves: &[Curve],
+    offers: &[Vec<Candidate>],
+    factors: &[f64],
+) -> Vec<Curve> {
+    scaled(curves, offers, |t, _| factors[t])
+}
+
 /// The curves of one format alone: what is of another counts as the worst there is.
 pub(crate) fn alone(curves: &[Curve], offers: &[Vec<Candidate>], format: &str) -> Vec<Curve> {
     scaled(curves, offers, |_, c| match c.format_name() {

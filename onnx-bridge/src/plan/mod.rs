@@ -68,6 +68,6 @@ pub(crate) use survey::survey_moments;
 pub use {
     apply::{OutputLoss, Solved},
     record::{Plan, PlannedWeight},
-    session::{Goal, Planned, Session, compress_planned, replay},
+    session::{Goal, Planned, Session, compress_planned, plan_again, replay},
     tradeoff::{Baseline, Ended, Tradeoff, TradeoffPoint, TriedPlan},
 };

@@ -2,6 +2,7 @@
 
 mod bracket;
 mod smallest;
+mod trained;
 mod within;
 
 use std::cell::RefCell;

@@ -1,5 +1,7 @@
 //! The whole way: measure, choose, solve, check against the original, choose again.
 
+use std::collections::BTreeMap;
+
 use prost::Message;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -108,6 +110,30 @@ pub fn compress_planned(model: &Model, session: &Session<'_>) -> Result<Planned>
                 .into(),
         });
     }
+    search(model, session, |search, skipped| search.run(skipped))
+}
+
+/// Chooses again within [`Goal::bytes`] once a model so planned was trained: `left` says by a weight's name what is left of its squared
+/// loss, as `finetune::left_by_training` finds it, and weights that train well give up bytes to others.
+///
+/// # Errors
+/// As [`compress_planned`]; [`Error::Plan`] without a goal of bytes.
+pub fn plan_again(
+    model: &Model,
+    session: &Session<'_>,
+    left: &BTreeMap<String, f64>,
+) -> Result<Planned> {
+    search(model, session, |search, skipped| {
+        search.run_trained(left, skipped)
+    })
+}
+
+/// Measures, and searches by what was measured.
+fn search(
+    model: &Model,
+    session: &Session<'_>,
+    run: impl FnOnce(Search<'_>, Skipped) -> Result<Planned>,
+) -> Result<Planned> {
     let view = GraphView::new(model);
     let (context, skipped) = context(model, &view, session, session.runs_on)?;
     let mut offers = offers(&context, session);
@@ -116,7 +142,7 @@ pub fn compress_planned(model: &Model, session: &Session<'_>) -> Result<Planned>
         // A size is met with what was measured; how small a file may be is told only by looking between.
         ranks::between(&context.targets, context.runs_on, &mut offers, &mut losses);
     }
-    Search::new(&context, session, &offers, &losses).run(skipped)
+    run(Search::new(&context, session, &offers, &losses), skipped)
 }
 
 /// Makes the model that a plan describes: with the same model and data, the same bytes as when it was planned. It is written

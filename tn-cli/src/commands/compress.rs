@@ -137,7 +137,7 @@ pub(crate) fn run(args: CompressArgs) -> Result<(), CliError> {
             .map_err(|error| not_rewritten(&job, &error))?;
         drop(stage);
         let pair = [&model, &compressed];
-        let (trained, report) = tuning.train(pair, Some(&warm), data, progress)?;
+        let (trained, report) = tuning.train(pair, Some(&warm), data, 0, progress)?;
         compressed = trained;
         tuned = Some(report);
     }

@@ -119,9 +119,9 @@ fn text(report: &Report) -> String {
     )
 }
 
-/// What training came to, in one line.
+/// What training came to, in a line, and one for every time that the plan was made again.
 pub(crate) fn line(report: &TuningReport) -> String {
-    format!(
+    let mut text = format!(
         "trained {} steps on {} in {:.0} s: loss on held-back samples {:.4} -> {:.4}, from step {}",
         report.steps,
         report.data,
@@ -129,5 +129,15 @@ pub(crate) fn line(report: &TuningReport) -> String {
         report.loss_before,
         report.loss_after,
         report.best_step
-    )
+    );
+    for round in &report.rounds {
+        text += &format!(
+            "\nplanned again, {} weights changed: loss once trained {:.4} -> {:.4}{}",
+            round.changed,
+            round.loss_before,
+            round.loss_after,
+            if round.kept { "" } else { ", not kept" }
+        );
+    }
+    text
 }

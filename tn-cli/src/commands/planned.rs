@@ -1,19 +1,22 @@
 //! `tnq plan`, and `tnq compress` with a goal: calibrate, choose, solve, verify.
 
 mod report;
+mod rounds;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Instant;
 
 use onnx_bridge::blocks::Levels;
 use onnx_bridge::calibrate::TargetKind;
-use onnx_bridge::plan::{Candidate, Plan, Planned, Session, compress_planned, replay};
+use onnx_bridge::plan::{Candidate, Plan, Planned, Session, compress_planned, plan_again, replay};
 use onnx_bridge::{Dataset, Model, inspect};
 
 use self::report::{Seconds, tell};
+use self::rounds::Rounds;
 use super::Ended;
 use super::report::Page;
 use crate::args::{CompressArgs, PlanArgs, SettingsArgs, TalkArgs};
@@ -81,11 +84,13 @@ fn refuse(settings: &SettingsArgs, rules: &[LayerRule]) -> Result<(), CliError> 
     Ok(())
 }
 
-/// The plan and its model; the jobs that it took stay in the store until it is finished.
-fn solve<'a>(
-    ask: &Ask<'a>,
+/// The plan and its model, made again where it is known what a training leaves of every weight's error; the jobs that it took stay in
+/// the store until it is finished.
+fn solve(
+    ask: &Ask<'_>,
     model: &Model,
     data: &Dataset,
+    left: Option<&BTreeMap<String, f64>>,
 ) -> Result<(Planned, FolderStore), CliError> {
     let progress = Progress::detect(ask.talk.quiet);
     let plan = ask.plan.map(read_plan).transpose()?;
@@ -141,9 +146,10 @@ fn solve<'a>(
         store: &store,
         progress: &|_, _, _| stage.step(),
     };
-    let planned = match &plan {
-        Some(plan) => replay(model, &session, plan),
-        None => compress_planned(model, &session),
+    let planned = match (&plan, left) {
+        (Some(plan), _) => replay(model, &session, plan),
+        (None, Some(left)) => plan_again(model, &session, left),
+        (None, None) => compress_planned(model, &session),
     };
     let planned = planned.map_err(|error| CliError::content(ask.model, error))?;
     stage.finish();
@@ -211,14 +217,15 @@ pub(crate) fn compress(args: &CompressArgs) -> Result<Ended, CliError> {
         talk: &args.talk,
         nodes: &nodes_of(&model),
     };
-    let (mut planned, store) = solve(&ask, &model, &data)?;
+    let (mut planned, store) = solve(&ask, &model, &data, None)?;
     let plan_seconds = start.elapsed().as_secs_f64();
     let mut tuned = None;
-    if let (Some(tuning), Some(samples)) = (&tuning, &samples) {
-        let progress = Progress::detect(args.talk.quiet);
-        let (trained, report) = tuning.train([&model, &planned.model], None, samples, progress)?;
-        planned.model = trained;
-        let stage = progress.stage("verifying", 0);
+    if let (Some(job), Some(samples)) = (&tuning, &samples) {
+        let most = args.rounds.map_or(0, NonZeroUsize::get);
+        let rounds = Rounds { job, samples, most };
+        let (trained, report) = rounds.run(&ask, &model, &data, planned)?;
+        planned = trained;
+        let stage = Progress::detect(args.talk.quiet).stage("verifying", 0);
         judge(&mut planned, &model, &data, calib.unwrap_or(&args.model))?;
         drop(stage);
         tuned = Some(report);
@@ -331,7 +338,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<Ended, CliError> {
     let named = (args.model.as_path(), &model);
     let calib = args.calib.as_deref();
     let data = calibration(calib, PLANNED_WITHOUT, named, args.compute.seed, &args.talk)?;
-    let (planned, store) = solve(&ask, &model, &data)?;
+    let (planned, store) = solve(&ask, &model, &data, None)?;
     store.finish();
     if let Some(output) = output {
         let mut text =

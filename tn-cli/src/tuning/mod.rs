@@ -53,6 +53,24 @@ pub(crate) struct TuningReport {
     pub(crate) step_seconds: Option<f64>,
     /// Every evaluation on the held-back samples, the first before training.
     pub(crate) curve: Vec<Evaluation>,
+    /// The times that a plan was made again after training.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) rounds: Vec<RoundReport>,
+}
+
+/// A plan that was made again and trained.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct RoundReport {
+    /// Weights that became something else.
+    pub(crate) changed: usize,
+    /// The bytes of its file.
+    pub(crate) bytes: u64,
+    /// Loss on held-back samples of the trained plan before it.
+    pub(crate) loss_before: f64,
+    /// Its own once trained.
+    pub(crate) loss_after: f64,
+    /// Whether it is the better one.
+    pub(crate) kept: bool,
 }
 
 /// An output and what it is compared by.
@@ -156,6 +174,7 @@ pub(crate) fn tune(
         seconds,
         step_seconds: median_gap(&watch.times),
         curve,
+        rounds: Vec::new(),
     };
     Ok((model, report))
 }
@@ -209,7 +228,7 @@ impl TuningJob {
         read_dataset(&self.data, model)
     }
 
-    /// Trains a student, from the weights of `warm` where there are such.
+    /// Trains a student, from the weights of `warm` where there are such. Every round has a checkpoint of its own.
     ///
     /// # Errors
     ///
@@ -219,15 +238,24 @@ impl TuningJob {
         [teacher, student]: [&Model; 2],
         warm: Option<&Model>,
         data: &Dataset,
+        round: usize,
         progress: Progress,
     ) -> Result<(Model, TuningReport), CliError> {
+        let checkpoint = self.checkpoint.clone().map(|path| match round {
+            0 => path,
+            _ => {
+                let mut path = path.into_os_string();
+                path.push(format!(".round{round}"));
+                path.into()
+            }
+        });
         let job = Tuning {
             teacher,
             student,
             warm,
             data,
             path: &self.data,
-            checkpoint: self.checkpoint.as_deref(),
+            checkpoint: checkpoint.as_deref(),
         };
         tune(job, &self.config, progress)
     }

@@ -65,6 +65,34 @@ fn one_command_compresses_trains_and_verifies() {
 }
 
 #[test]
+fn a_plan_is_made_again_by_what_training_left_and_the_better_one_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.onnx").display().to_string();
+    let [model, data, calib] =
+        ["model.onnx", "train.npz", "calib.npz"].map(|f| digits(f).display().to_string());
+    let mut line = vec!["compress", &model, "-o", &out, "--calib", &calib];
+    line.extend(["--target-size", "20x", "--rounds", "2", "--json", "--quiet"]);
+    let (code, refused) = failure(&line);
+    assert!(code == 2 && refused.contains("--finetune"), "{refused}");
+    line.extend(["--finetune", &data, "--steps", "60", "--batch", "64"]);
+    let report: Value = serde_json::from_str(&stdout(&line)).unwrap();
+    let most = fs::metadata(&model).unwrap().len() / 20;
+    assert!(fs::metadata(&out).unwrap().len() <= most);
+    let loss = report["finetune"]["loss_after"].as_f64().unwrap();
+    let rounds = report["finetune"]["rounds"].as_array();
+    let rounds = rounds.map_or(&[][..], Vec::as_slice);
+    for round in rounds {
+        let [before, after] = ["loss_before", "loss_after"].map(|k| round[k].as_f64().unwrap());
+        assert_eq!(round["kept"], after < before, "{round}");
+        assert!(
+            loss <= before.min(after) && round["changed"].as_u64() > Some(0),
+            "{round}"
+        );
+    }
+    assert!(!folder.path().join("out.onnx.jobs").exists());
+}
+
+#[test]
 fn killed_and_resumed_it_writes_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let place = |name: &str| folder.path().join(name);
