@@ -4,18 +4,22 @@
 use std::fs::{self, File};
 
 use tn_formats::Truncation;
+use tn_formats::npy::NpyArray;
 use tn_qat::{ParameterKind, QatPhase};
 
 use super::Student;
-use crate::choice::{Job, Spec};
+use crate::choice::{Growth, Job, Spec};
 use crate::dataset::Dataset;
 use crate::finetune::batches::{Batches, SplitMix};
 use crate::finetune::config::{FinetuneConfig, Train};
+use crate::finetune::kernels::tests::sequence;
 use crate::finetune::objective::{Batch, Objective};
 use crate::finetune::train::{inputs, mask};
 use crate::inspect::Format;
 use crate::model::Model;
+use crate::proto::{self, GraphProto, ModelProto};
 use crate::rewrite::compress;
+use crate::tensor;
 
 /// A model and data beside the workspace; `None`, visibly, where they are absent.
 fn shared(model: &str, data: &str, samples: usize) -> Option<(Model, Dataset)> {
@@ -41,7 +45,8 @@ fn check(teacher: &Model, data: &Dataset, spec: Spec, most: f64) {
         train: Train::Norms,
         ..FinetuneConfig::default()
     };
-    let model = compress(teacher, &Job::new(spec)).unwrap().0;
+    let job = Job::new(spec).with_growth(Growth::Allowed);
+    let model = compress(teacher, &job).unwrap().0;
     let mut student = Student::new(&model, teacher, None, config.train).unwrap();
     student.set_phase(QatPhase::Float).unwrap();
     let objective = Objective::new(teacher, &model, &student, &config).unwrap();
@@ -125,4 +130,56 @@ fn gradients_of_the_minilm_student_equal_central_differences() {
     if let Some((teacher, data)) = shared("minilm-l6", "stsb/calib", 4) {
         check(&teacher, &data, spec(Format::LowRank, 32), 0.5);
     }
+}
+
+#[test]
+fn gradients_of_a_convolutional_student_equal_central_differences() {
+    let scaled = |n: usize, seed, by: f32| -> Vec<f32> {
+        sequence(n, seed).into_iter().map(|v| v * by).collect()
+    };
+    let stored = |name: &str, shape: &[usize], by: f32| {
+        let n = shape.iter().product();
+        tensor::from_f32(name, shape, &scaled(n, name.len() as u32, by))
+    };
+    let x = scaled(16 * 4 * 8 * 8, 5, 1.0);
+    let window = |k: i64| vec![proto::ints_attribute("kernel_shape", &[k, k])];
+    let graph = GraphProto {
+        node: vec![
+            proto::node("Conv", "a", &["x", "w", "b"], "c", window(3)),
+            proto::node("Tanh", "d", &["c"], "e", Vec::new()),
+            proto::node("AveragePool", "f", &["e"], "g", window(2)),
+            proto::node("Conv", "h", &["g", "ww", "bb"], "i", window(3)),
+            proto::node("Sigmoid", "j", &["i"], "k", Vec::new()),
+            proto::node("GlobalAveragePool", "l", &["k"], "m", Vec::new()),
+            proto::node("Flatten", "n", &["m"], "o", Vec::new()),
+            proto::node("MatMul", "p", &["o", "www"], "y", Vec::new()),
+        ],
+        initializer: vec![
+            stored("w", &[8, 4, 3, 3], 0.3),
+            stored("b", &[8], 0.3),
+            stored("ww", &[12, 8, 3, 3], 0.3),
+            stored("bb", &[12], 0.3),
+            stored("www", &[12, 6], 2.0),
+        ],
+        input: vec![proto::value_info(&tensor::from_f32(
+            "x",
+            &[16, 4, 8, 8],
+            &x,
+        ))],
+        output: vec![proto::value_info(&stored("y", &[16, 6], 0.0))],
+        ..GraphProto::default()
+    };
+    let mut model = ModelProto {
+        ir_version: Some(8),
+        graph: Some(graph),
+        ..ModelProto::default()
+    };
+    model.opset_import = vec![proto::OperatorSetIdProto {
+        domain: Some(String::new()),
+        version: Some(17),
+    }];
+    let teacher = Model::from_proto(model).unwrap();
+    let x = ndarray::ArrayD::from_shape_vec(vec![16, 4, 8, 8], x).unwrap();
+    let data = Dataset::new(vec![("x".into(), NpyArray::F32(x))]).unwrap();
+    check(&teacher, &data, spec(Format::LowRank, 3), 0.5);
 }
