@@ -85,14 +85,14 @@ fn a_weight_whose_errors_were_trained_away_gives_up_bytes() {
     };
     let first = planned(&model, &data, size(most), &store);
     let name = |k: usize| first.plan.weights[k].name.clone();
-    let bytes = |plan: &Plan, k: usize| plan.weights[k].bytes;
-    for (trained, other) in [(0, 1), (1, 0)] {
+    let again = |trained: usize, other: usize| {
         let left = BTreeMap::from([(name(trained), 0.125), (name(other), 8.0)]);
         let again = plan_again(&model, &session, &left).unwrap();
         assert!(again.plan.bytes <= most && again.blocking.is_none());
-        assert!(bytes(&again.plan, trained) < bytes(&first.plan, trained));
-        assert!(bytes(&again.plan, other) > bytes(&first.plan, other));
-    }
+        [0, 1].map(|k| again.plan.weights[k].bytes)
+    };
+    let (one, two) = (again(0, 1), again(1, 0));
+    assert!(one[0] < two[0] && one[1] > two[1], "{one:?} {two:?}");
     let session = Session {
         goal: Goal::default(),
         ..session
