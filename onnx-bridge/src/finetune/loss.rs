@@ -6,17 +6,11 @@ use super::kernels::{BinaryOp, UnaryOp, binary, relative_gap, unary};
 use super::mix::Mixture;
 use super::tape::add;
 
-/// The gradients of a loss by what it was taken of, where they are asked for.
-pub(crate) enum Gradients {
-    Left,
-    /// Of every value compared, in their order.
-    Wanted(Vec<Option<Tensor>>),
-}
-
 /// A loss that is summed up term by term.
 pub(crate) struct Sum {
     pub(crate) value: f64,
-    pub(crate) gradients: Gradients,
+    /// Its gradients by the values compared, in their order; `None` where they are not asked for.
+    pub(crate) gradients: Option<Vec<Option<Tensor>>>,
 }
 
 impl Sum {
@@ -27,7 +21,7 @@ impl Sum {
         weight: f64,
         term: impl FnOnce(&Tensor) -> Result<Tensor>,
     ) -> Result<()> {
-        let Gradients::Wanted(gradients) = &mut self.gradients else {
+        let Some(gradients) = &mut self.gradients else {
             self.value += weight * number(&term(&s.detach())?)?;
             return Ok(());
         };
@@ -46,12 +40,12 @@ impl Sum {
         teacher: &Tensor,
         keep: Option<&Tensor>,
     ) -> Result<()> {
-        let wanted = matches!(self.gradients, Gradients::Wanted(_));
-        let (value, gradient) = relative_gap(s, teacher, keep, wanted.then_some(weight))?;
+        let wanted = self.gradients.is_some().then_some(weight);
+        let (value, gradient) = relative_gap(s, teacher, keep, wanted)?;
         self.value += weight * value;
         match &mut self.gradients {
-            Gradients::Left => Ok(()),
-            Gradients::Wanted(gradients) => add(&mut gradients[k], gradient),
+            None => Ok(()),
+            Some(gradients) => add(&mut gradients[k], gradient),
         }
     }
 }

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use super::config::{FinetuneConfig, LossKind};
 use super::kernels::relative_gap;
-use super::loss::{self, Gradients, Sum};
+use super::loss::{self, Sum};
 use super::mix::Mixture;
 use super::program::{Prepared, Program, Request};
 use super::student::{Student, TableLookup, TableRows, states};
@@ -272,7 +272,7 @@ impl Objective {
     /// [`Error::Evaluate`].
     pub(crate) fn loss(&self, ready: &Ready, leaves: &[Tensor], batch: &Batch<'_>) -> Result<f64> {
         let student = floats(self.student.run(&ready.student, leaves)?, "student")?;
-        Ok(self.compare(&student, ready, batch, Gradients::Left)?.value)
+        Ok(self.compare(&student, ready, batch, None)?.value)
     }
 
     /// The loss of one batch, and its gradients by `leaves`; `None` for one that it does not depend on.
@@ -287,12 +287,9 @@ impl Objective {
     ) -> Result<(f64, Vec<Option<Tensor>>)> {
         let (values, tape) = self.student.record(&ready.student, leaves)?;
         let student = floats(values, "student")?;
-        let wanted = Gradients::Wanted(vec![None; student.len()]);
+        let wanted = Some(vec![None; student.len()]);
         let sum = self.compare(&student, ready, batch, wanted)?;
-        let gradients = match sum.gradients {
-            Gradients::Wanted(gradients) => gradients,
-            Gradients::Left => Vec::new(),
-        };
+        let gradients = sum.gradients.unwrap_or_default();
         Ok((sum.value, self.student.backward(tape, gradients)?))
     }
 
@@ -301,7 +298,7 @@ impl Objective {
         student: &[Tensor],
         ready: &Ready,
         batch: &Batch<'_>,
-        gradients: Gradients,
+        gradients: Option<Vec<Option<Tensor>>>,
     ) -> Result<Sum> {
         let mut sum = Sum {
             value: 0.0,

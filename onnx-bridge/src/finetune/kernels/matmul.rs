@@ -21,10 +21,10 @@ pub(crate) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 
 /// [`matmul`] with a vector added to every row of the result, where it has as many elements as `b` has columns; without a tape.
 pub(crate) fn linear(a: &Tensor, b: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    let Aligned { left, right, shape } = aligned(a, b)?;
-    if bias.dims() != [right.dims()[right.rank() - 1]] || shape.len() < a.rank() {
+    if b.rank() < 2 || bias.dims() != &b.dims()[b.rank() - 1..] {
         return binary(&matmul(a, b)?, bias, BinaryOp::Add);
     }
+    let Aligned { left, right, shape } = aligned(a, b)?;
     left.apply_op3_no_bwd(&right, &bias.contiguous()?, &Linear)?
         .reshape(shape)
 }
