@@ -1,5 +1,6 @@
 //! Running a model in tract.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashSet};
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -210,7 +211,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Engine`] where tract refuses or an output is of a type that is not read here.
-    pub fn run(&self, inputs: &[NpyArray]) -> Result<Vec<NpyArray>> {
+    pub fn run(&self, inputs: &[impl Borrow<NpyArray>]) -> Result<Vec<NpyArray>> {
         let plans = match &self.runs {
             Runs::Whole(plans) => plans,
             Runs::Pieces(pieces) => return pieces.run(&self.inputs, inputs, &self.outputs),
@@ -219,7 +220,7 @@ impl Engine {
             .inputs
             .iter()
             .zip(inputs)
-            .map(|(info, array)| to_tensor(info, array));
+            .map(|(info, array)| to_tensor(info, array.borrow()));
         let tensors: TVec<TValue> = tensors.collect::<Result<_>>()?;
         let outputs = multithread_tract_scope(self.executor.clone(), || plans.run(tensors))?;
         outputs

@@ -1,5 +1,7 @@
 //! Running a model too large to load whole: piece by piece, each a small model of its own.
 
+use std::borrow::Borrow;
+
 use rayon::prelude::*;
 use tn_formats::npy::NpyArray;
 
@@ -42,11 +44,12 @@ impl Pieces {
     pub(crate) fn run(
         &self,
         infos: &[InputInfo],
-        inputs: &[NpyArray],
+        inputs: &[impl Borrow<NpyArray>],
         outputs: &[String],
     ) -> Result<Vec<NpyArray>> {
         let named = infos.iter().map(|info| info.name.clone());
-        let mut batch: [Values; 1] = [named.zip(inputs.iter().cloned()).collect()];
+        let inputs = inputs.iter().map(|input| input.borrow().clone());
+        let mut batch: [Values; 1] = [named.zip(inputs).collect()];
         self.run_batches(&mut batch)?;
         let [values] = batch;
         let output = |name: &String| {

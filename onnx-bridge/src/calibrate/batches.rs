@@ -8,7 +8,7 @@ use crate::engine::model_inputs;
 use crate::error::Result;
 use crate::model::Model;
 
-/// Samples that run at once where the model leaves the batch open.
+/// Samples that run at once where the model leaves the batch open, at most.
 const BATCH: usize = 64;
 
 /// The values of one batch, by name.
@@ -31,7 +31,7 @@ impl Batch {
     pub(crate) fn all(model: &Model, data: &Dataset, most: usize) -> Result<Vec<Self>> {
         let infos = model_inputs(model);
         let fixed = infos.iter().find_map(|i| i.dims.first().copied().flatten());
-        let size = fixed.unwrap_or(BATCH).max(1);
+        let size = fixed.unwrap_or(BATCH.min(most)).max(1);
         let mut arrays = Vec::with_capacity(infos.len());
         for info in &infos {
             arrays.push((info, data.input(&info.name)?));

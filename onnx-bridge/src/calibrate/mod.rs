@@ -15,7 +15,6 @@ pub use lookups::row_importance;
 pub(crate) use moments::Centre;
 pub use moments::Moments;
 pub(crate) use native::Operand;
-pub use sensitivity::Sensitivity;
 pub(crate) use sensitivity::measure;
 pub(crate) use stage::{Nth, Stages};
 pub use target::{Target, TargetKind};

@@ -164,7 +164,7 @@ impl Cut<'_> {
         );
         let outputs = std::slice::from_ref(output);
         let (engine, fed) = load(self, &[node], &overrides, values, outputs)?;
-        let inputs: Vec<NpyArray> = fed.iter().map(|v| values[v].clone()).collect();
+        let inputs: Vec<&NpyArray> = fed.iter().map(|v| &values[v]).collect();
         engine
             .run(&inputs)?
             .pop()
@@ -207,9 +207,8 @@ impl Cut<'_> {
         values: &mut Values,
     ) -> Result<()> {
         if let Some(loaded) = loaded {
-            let inputs: Vec<NpyArray> = loaded.fed.iter().map(|v| values[v].clone()).collect();
+            let inputs: Vec<&NpyArray> = loaded.fed.iter().map(|v| &values[v]).collect();
             let results = loaded.engine.run(&inputs)?;
-            drop(inputs);
             values.extend(loaded.outputs.iter().cloned().zip(results));
         }
         values.retain(|name, _| self.stages.is_needed_after(name, s));

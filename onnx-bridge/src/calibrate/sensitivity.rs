@@ -1,4 +1,4 @@
-//! How the model's output moves per unit of a weight's error.
+//! What the model's output loses by the error of one weight.
 
 use ndarray::{Array2, ArrayD, ArrayView2, Axis};
 use rayon::prelude::*;
@@ -11,20 +11,18 @@ use super::target::TargetKind;
 use super::windows::Windows;
 use crate::error::Result;
 
-/// One weight's part in what the model loses.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sensitivity {
-    /// `||Δ output||² / ||output||²` for an error of the weight's result of mean square 1 per row.
-    pub gain: f64,
-}
+/// The error number `p` of weight `t`, or of the rows of a table that are looked up; `None` for one that there is not.
+pub(crate) type WeightError<'a> =
+    dyn Fn(usize, usize, Array2<f32>) -> Result<Option<Array2<f32>>> + Sync + 'a;
 
-/// The error that rounding makes of a weight, or of the rows of a table that are looked up.
-pub(crate) type RoundingError<'a> = dyn Fn(usize, Array2<f32>) -> Result<Array2<f32>> + Sync + 'a;
+/// Errors whose effects one thread follows through the rest of the network side by side: its weights are read once for all.
+const TOGETHER: usize = 4;
 
-/// Measures every weight's sensitivity: its result gets the error that rounding the weight makes, all other weights stay.
+/// Measures what the model's output loses, `||Δ output||² / ||output||²`, by so many errors of every weight as `counts` says, one
+/// after the other, all other weights as they are; 0 for an error that there is not.
 ///
 /// The original runs segment by segment; where a weight's operator has run, the rest of the network runs once more from
-/// the values with the error added.
+/// the values with what the error makes of the operator's result, without its mean where a bias takes that up.
 ///
 /// # Numerics
 /// The outputs' rows that count are compared; sums in f64.
@@ -34,8 +32,9 @@ pub(crate) type RoundingError<'a> = dyn Fn(usize, Array2<f32>) -> Result<Array2<
 pub(crate) fn measure(
     cut: &Cut<'_>,
     batch: &Batch,
-    rounding: &RoundingError<'_>,
-) -> Result<Vec<Sensitivity>> {
+    counts: &[usize],
+    errors: &WeightError<'_>,
+) -> Result<Vec<Vec<f64>>> {
     let none = Overrides::new();
     let count = cut.stages.segments().len();
     let mut loaded: Vec<Option<Loaded>> = Vec::with_capacity(count);
@@ -46,54 +45,56 @@ pub(crate) fn measure(
         cut.run_rest(s, loaded[s].as_ref(), &mut values)?;
     }
     let still = outputs(cut, &values);
-    let rest = |s: usize, mut values: Values| -> Result<f64> {
-        cut.run_rest(s, loaded[s].as_ref(), &mut values)?;
-        for (s, loaded) in loaded.iter().enumerate().skip(s + 1) {
-            cut.run_uses(s, &cut.originals(s)?, &none, &mut values)?;
-            cut.run_rest(s, loaded.as_ref(), &mut values)?;
+    let rest = |s: usize, mut all: Vec<Values>| -> Result<Vec<f64>> {
+        for values in &mut all {
+            cut.run_rest(s, loaded[s].as_ref(), values)?;
         }
-        Ok(relative_loss(batch, &still, &outputs(cut, &values)))
+        for (s, loaded) in loaded.iter().enumerate().skip(s + 1) {
+            let originals = cut.originals(s)?;
+            for values in &mut all {
+                cut.run_uses(s, &originals, &none, values)?;
+                cut.run_rest(s, loaded.as_ref(), values)?;
+            }
+        }
+        let loss = |values| relative_loss(batch, &still, &outputs(cut, values));
+        Ok(all.iter().map(loss).collect())
     };
-    let mut measured = vec![Sensitivity { gain: 0.0 }; cut.targets.len()];
+    let mut measured: Vec<Vec<f64>> = counts.iter().map(|&n| vec![0.0; n]).collect();
     let mut values = batch.inputs.clone();
     for (s, engine) in loaded.iter().enumerate() {
         let read = values.clone();
         cut.run_uses(s, &cut.originals(s)?, &none, &mut values)?;
-        let firsts: Vec<usize> = cut
-            .stages
-            .uses(s)
-            .iter()
-            .filter(|(_, nth)| *nth == 0)
-            .map(|&(t, _)| t)
+        let firsts = cut.stages.uses(s).iter().filter(|(_, nth)| *nth == 0);
+        let each: Vec<(usize, usize)> = firsts
+            .flat_map(|&(t, _)| (0..counts[t]).map(move |p| (t, p)))
             .collect();
-        let gains = firsts.par_iter().map(|&t| {
+        let moved = |&(t, p): &(usize, usize)| -> Result<Option<Values>> {
             let output = &cut.view.node(cut.targets[t].nodes()[0]).output[0];
             let Some(NpyArray::F32(result)) = values.get(output) else {
-                return Ok(0.0);
+                return Ok(None);
             };
-            let Some(noise) = noise(cut, t, &read, rounding)? else {
-                return Ok(0.0);
+            let Some(noise) = noise(cut, t, &read, &|weight| errors(t, p, weight))? else {
+                return Ok(None);
             };
             let flat: Vec<f32> = noise.iter().copied().collect();
             let Ok(noise) = ArrayD::from_shape_vec(result.shape(), flat) else {
-                return Ok(0.0);
+                return Ok(None);
             };
-            let rows = batch.rows(noise.view());
-            // A row of a convolution's result is one place of it, whose channels lie apart.
-            let count = match cut.targets[t].kind() {
-                TargetKind::Conv(_) => noise.len() / cut.targets[t].shape()[0].max(1),
-                _ => rows.nrows(),
-            };
-            let energy =
-                rows.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / count.max(1) as f64;
             let mut moved = values.clone();
             moved.insert(output.clone(), NpyArray::F32(result + &noise));
-            let loss = rest(s, moved)?;
-            Ok(if energy > 0.0 { loss / energy } else { 0.0 })
+            Ok(Some(moved))
+        };
+        let together = each.len().div_ceil(rayon::current_num_threads());
+        let losses = each.par_chunks(together.clamp(1, TOGETHER)).map(|some| {
+            let found: Vec<Option<Values>> = some.iter().map(moved).collect::<Result<_>>()?;
+            let there: Vec<bool> = found.iter().map(Option::is_some).collect();
+            let mut losses = rest(s, found.into_iter().flatten().collect())?.into_iter();
+            let loss = |there| if there { losses.next() } else { None };
+            Ok(there.into_iter().map(loss).collect::<Vec<_>>())
         });
-        let gains: Vec<f64> = gains.collect::<Result<_>>()?;
-        for (&t, gain) in firsts.iter().zip(gains) {
-            measured[t] = Sensitivity { gain };
+        let losses: Vec<Vec<Option<f64>>> = losses.collect::<Result<_>>()?;
+        for (&(t, p), loss) in each.iter().zip(losses.concat()) {
+            measured[t][p] = loss.unwrap_or(0.0);
         }
         cut.run_rest(s, engine.as_ref(), &mut values)?;
         cut.model.release();
@@ -107,7 +108,7 @@ fn noise(
     cut: &Cut<'_>,
     t: usize,
     values: &Values,
-    rounding: &RoundingError<'_>,
+    error: &dyn Fn(Array2<f32>) -> Result<Option<Array2<f32>>>,
 ) -> Result<Option<ArrayD<f32>>> {
     let target = &cut.targets[t];
     let original = native::Operand::original(cut.view, target)?;
@@ -122,7 +123,9 @@ fn noise(
             let Some(table) = original.rows(&distinct) else {
                 return Ok(None);
             };
-            let error = rounding(t, table)?;
+            let Some(error) = error(table)? else {
+                return Ok(None);
+            };
             let places: Vec<usize> = rows
                 .iter()
                 .filter_map(|row| distinct.binary_search(row).ok())
@@ -135,7 +138,10 @@ fn noise(
             else {
                 return Ok(None);
             };
-            let error = native::Operand::Matrix(rounding(t, weight.into_owned())?.into());
+            let Some(error) = error(weight.into_owned())? else {
+                return Ok(None);
+            };
+            let error = native::Operand::Matrix(error.into());
             let made = Windows::over(cut.view, &layers[0], x.shape())
                 .and_then(|w| w.convolve(x.view(), |rows| error.multiply(rows.view())));
             return Ok(made.map(|mut noise| {
@@ -153,7 +159,9 @@ fn noise(
     else {
         return Ok(None);
     };
-    let error = rounding(t, weight.into_owned())?;
+    let Some(error) = error(weight.into_owned())? else {
+        return Ok(None);
+    };
     let x = if layer.is_input_transposed() {
         x.t()
     } else {
@@ -221,4 +229,53 @@ pub(crate) fn square_sums(batch: &Batch, a: &[NpyArray], b: &[NpyArray]) -> [f64
         }
     }
     sums
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+    use std::path::Path;
+
+    use super::super::{Stages, Target};
+    use super::*;
+    use crate::dataset::Dataset;
+    use crate::model::Model;
+    use crate::view::GraphView;
+
+    #[test]
+    fn losses_are_quadratic_in_small_errors_and_do_not_depend_on_what_else_is_measured() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/digits");
+        let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
+        let model = Model::decode(read("model.onnx")).unwrap();
+        let data = Dataset::from_npz(Cursor::new(read("calib.npz"))).unwrap();
+        let view = GraphView::new(&model);
+        let targets: Vec<Target> = Target::all(&view)
+            .into_iter()
+            .filter_map(|(_, t)| t.ok())
+            .collect();
+        let stages = Stages::new(&view, &targets);
+        let cut = Cut {
+            model: &model,
+            view: &view,
+            targets: &targets,
+            stages: &stages,
+        };
+        let batch = Batch::all(&model, &data, 16).unwrap().swap_remove(0);
+        assert_eq!(batch.samples.len(), 16);
+        let scales = [1e-3, 2e-3, 0.0, 1e-3, 1e-3, 2e-3];
+        let errors =
+            |t: usize, p: usize, weight: Array2<f32>| Ok((t + p != 0).then(|| weight * scales[p]));
+        let counts = vec![scales.len(); targets.len()];
+        let measured = measure(&cut, &batch, &counts, &errors).unwrap();
+        for (t, losses) in measured.iter().enumerate() {
+            let (one, two) = (losses[3], losses[1]);
+            assert!((3.8..4.2).contains(&(two / one)), "{t}: {losses:?}");
+            assert_eq!((losses[4], losses[5]), (one, two), "{t}");
+            assert_eq!(losses[2], 0.0, "{t}");
+            // There is no such error of the first weight.
+            assert_eq!(losses[0], if t == 0 { 0.0 } else { one }, "{t}");
+        }
+        let few = measure(&cut, &batch, &vec![1; targets.len()], &errors).unwrap();
+        assert!(few.iter().zip(&measured).all(|(f, m)| f[0] == m[0]));
+    }
 }

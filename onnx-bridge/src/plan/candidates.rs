@@ -165,13 +165,14 @@ pub(crate) fn sensible(offered: Vec<Candidate>) -> Vec<Candidate> {
 }
 
 /// The error of every candidate, in squared output units per row, where the rows of a table that are given stand for all.
-/// Infinite where a candidate is not worth solving.
+/// Infinite where a candidate is not worth solving. `made` is shown what each of the others makes of the weight.
 pub(crate) fn errors(
     weight: &Array2<f32>,
     metric: &Metric,
     offered: &[Candidate],
     target: &Target,
     runs_on: RunsOn,
+    made: &mut dyn FnMut(usize, &Form),
 ) -> Result<Vec<f64>, String> {
     let rows = match target.kind() {
         TargetKind::Table(_) => weight.nrows() as f64,
@@ -222,6 +223,7 @@ pub(crate) fn errors(
             }
             ref other => solve(weight.view(), metric, other, Effort::Feedback)?,
         };
+        made(found.len(), &form);
         found.push(match form.matrix() {
             Some(matrix) => metric.energy((weight - &matrix).view()) / rows,
             None => 0.0,

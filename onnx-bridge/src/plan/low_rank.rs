@@ -129,7 +129,7 @@ impl Directions {
 }
 
 /// `L` with `L R` nearest to the weight for a given `R`, rounded in the norm that `R` gives it.
-fn against(
+pub(super) fn against(
     weight: ArrayView2<'_, f32>,
     right: ArrayView2<'_, f32>,
     metric: &Metric,

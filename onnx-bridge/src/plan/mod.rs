@@ -27,6 +27,8 @@ mod metric;
 #[cfg(feature = "tract")]
 mod outputs;
 #[cfg(feature = "tract")]
+mod probes;
+#[cfg(feature = "tract")]
 mod ranks;
 #[cfg(feature = "tract")]
 mod record;
