@@ -5,9 +5,13 @@ use super::super::correct::{Factors, Grain, alone, formats};
 use super::{NEAR, Search, Trial};
 use crate::error::Result;
 
+/// How plans are chosen by corrected curves, each by all that those before it were found to lose: a few plans tell formats
+/// apart, and then the weights whose errors were most of what was predicted.
+const AGAIN: [Grain; 3] = [Grain::Formats, Grain::Weights, Grain::Weights];
+
 impl Search<'_> {
     /// Starting from a plan of at most `most` bytes, the one that really loses least of it, of every format alone, and of
-    /// the plan by curves that are corrected by what those were found to lose. So a mixture never loses more than one
+    /// the plans by curves that are corrected by what all before were found to lose. So a mixture never loses more than one
     /// format alone, as far as that is near it at all.
     pub(super) fn improved(&mut self, first: Trial, most: u64) -> Result<Trial> {
         self.found.push(self.found(&first));
@@ -23,8 +27,8 @@ impl Search<'_> {
                 }
             }
         }
-        if self.found.len() > 1 {
-            let factors = Factors::of(&self.found, Grain::Formats);
+        for grain in AGAIN {
+            let factors = Factors::of(&self.found, grain);
             self.curves = factors.corrected(&self.measured, self.offers);
             let (chosen, size) = self.choose_within(&self.curves, most)?;
             if size <= most {
