@@ -99,7 +99,8 @@ impl Known {
     }
 
     fn keep_form(&self, context: &Context<'_>, i: usize, choice: Candidate, form: &Form) {
-        if self.losses.is_none() && self.probes.contains(&i) {
+        let needed = self.losses.is_none() && self.probes.contains(&i);
+        if needed && self.form(context, i).is_none() {
             let solved = Solved::new(choice, form.clone());
             context.store.put(&self.form_key(i), &encode(&solved));
         }
