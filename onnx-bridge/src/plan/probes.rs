@@ -79,7 +79,8 @@ impl Gains {
     pub(super) fn new(measured: impl IntoIterator<Item = (Candidate, f64, f64)>) -> Self {
         let mut gains = Self::default();
         for (candidate, error, loss) in measured {
-            if error > 0.0 && error.is_finite() && loss > 0.0 {
+            let said = |x: f64| x > 0.0 && x.is_finite();
+            if said(error) && said(loss) {
                 let points = gains.formats.entry(candidate.format_name()).or_default();
                 points.push((error.ln(), (loss / error).ln()));
             }
@@ -135,6 +136,8 @@ mod tests {
             (blocks, 1.0, 0.2),
             (cut, 1.0, 0.8),
             (cut, 3.0, 0.0),
+            (cut, 5.0, f64::NAN),
+            (cut, 7.0, f64::INFINITY),
         ]);
         for (candidate, error, loss) in [
             (blocks, 1.0, 0.2),
