@@ -45,19 +45,22 @@ pub(crate) fn measure(
         cut.run_rest(s, loaded[s].as_ref(), &mut values)?;
     }
     let still = outputs(cut, &values);
-    let rest = |s: usize, mut all: Vec<Values>| -> Result<Vec<f64>> {
-        for values in &mut all {
+    let rest = |s: usize, mut all: Vec<Option<Values>>| -> Result<Vec<f64>> {
+        for values in all.iter_mut().flatten() {
             cut.run_rest(s, loaded[s].as_ref(), values)?;
         }
         for (s, loaded) in loaded.iter().enumerate().skip(s + 1) {
             let originals = cut.originals(s)?;
-            for values in &mut all {
+            for values in all.iter_mut().flatten() {
                 cut.run_uses(s, &originals, &none, values)?;
                 cut.run_rest(s, loaded.as_ref(), values)?;
             }
         }
-        let loss = |values| relative_loss(batch, &still, &outputs(cut, values));
-        Ok(all.iter().map(loss).collect())
+        let loss = |values: &Values| relative_loss(batch, &still, &outputs(cut, values));
+        Ok(all
+            .iter()
+            .map(|values| values.as_ref().map_or(0.0, loss))
+            .collect())
     };
     let mut measured: Vec<Vec<f64>> = counts.iter().map(|&n| vec![0.0; n]).collect();
     let mut values = batch.inputs.clone();
@@ -85,16 +88,12 @@ pub(crate) fn measure(
             Ok(Some(moved))
         };
         let together = each.len().div_ceil(rayon::current_num_threads());
-        let losses = each.par_chunks(together.clamp(1, TOGETHER)).map(|some| {
-            let found: Vec<Option<Values>> = some.iter().map(moved).collect::<Result<_>>()?;
-            let there: Vec<bool> = found.iter().map(Option::is_some).collect();
-            let mut losses = rest(s, found.into_iter().flatten().collect())?.into_iter();
-            let loss = |there| if there { losses.next() } else { None };
-            Ok(there.into_iter().map(loss).collect::<Vec<_>>())
-        });
-        let losses: Vec<Vec<Option<f64>>> = losses.collect::<Result<_>>()?;
+        let losses = each
+            .par_chunks(together.clamp(1, TOGETHER))
+            .map(|some| rest(s, some.iter().map(moved).collect::<Result<_>>()?));
+        let losses: Vec<Vec<f64>> = losses.collect::<Result<_>>()?;
         for (&(t, p), loss) in each.iter().zip(losses.concat()) {
-            measured[t][p] = loss.unwrap_or(0.0);
+            measured[t][p] = loss;
         }
         cut.run_rest(s, engine.as_ref(), &mut values)?;
         cut.model.release();
