@@ -161,7 +161,7 @@ def main():
         # More samples than the steps see: the teacher's values are then not kept but computed at every step.
         tokens(folder / "data.npz", BATCH * args.steps)
         student = folder / "student.onnx"
-        options = ["--format", "low-rank", "--ranks", RANK, "--bits", BITS, "--quiet"]
+        options = ["--format", "low-rank", "--ranks", RANK, "--bits", BITS, "--layer", "embeddings=keep", "--quiet"]
         measured([args.tnq, "compress", args.model, "-o", student, *options])
         common = ["--threads", args.threads, "--steps", args.steps]
         for _ in range(args.rounds):

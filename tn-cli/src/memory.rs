@@ -5,8 +5,10 @@
 ///
 /// The C library of GNU systems raises that threshold to the largest array it has seen freed, and what lies below it comes from
 /// a heap for each thread, whose holes stay in memory: planning MiniLM then takes twice as much as is ever in use.
+/// Heaps of threads are given up and made anew whatever is asked to be kept, so that there is one for all of them.
 /// Call it first of all. Elsewhere it does nothing.
 pub(crate) fn give_back() {
+    one_heap();
     set(256 << 10, 128 << 10);
 }
 
@@ -38,6 +40,18 @@ fn set(mapped: i32, kept: i32) {
         libc::mallopt(libc::M_TRIM_THRESHOLD, kept);
     }
 }
+
+/// Threads that have allocated nothing yet share one heap.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn one_heap() {
+    // SAFETY: as in `set`.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn one_heap() {}
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn set(_mapped: i32, _kept: i32) {}

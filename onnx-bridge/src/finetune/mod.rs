@@ -16,6 +16,7 @@
 //! |---|---|
 //! | `value` | float tensors, which may carry a gradient; integers and booleans as host arrays that never do |
 //! | `ops` | the operators: a table from `op_type` to a function over values |
+//! | `fusing` | parts of a graph that run as one operator: GELU, products with a bias, attention |
 //! | `kernels` | operators with a backward pass of their own |
 //! | `program`, `tape` | a graph sorted into constant, per batch and hot; the way back through the hot part |
 //! | `interpret` | a model's outputs on a data set |
@@ -30,11 +31,10 @@
 mod batches;
 mod checkpoint;
 mod config;
-mod gelu;
+mod fusing;
 mod interpret;
 mod kernels;
 mod left;
-mod linear;
 mod loss;
 mod mix;
 mod objective;

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use super::config::{FinetuneConfig, LossKind};
+use super::fusing::fuse;
 use super::kernels::relative_gap;
 use super::loss::{self, Sum};
 use super::mix::Mixture;
 use super::program::{Prepared, Program, Request};
 use super::student::{Student, TableLookup, TableRows, states};
 use super::value::{IntArray, Value};
-use super::{gelu, linear};
 use crate::error::{Error, Result};
 use crate::model::Model;
 
@@ -114,15 +114,13 @@ impl Objective {
             return Err(Error::MissingOperators { operators: lacking });
         }
         let mut original = teacher.graph().clone();
-        gelu::fuse(&mut original);
-        linear::fuse(&mut original);
+        fuse(&mut original);
         let lookups = trained.lookups();
         let values = trained.values();
         let given: Vec<String> = lookups.iter().map(|l| l.places.clone()).collect();
         let seen: Vec<String> = lookups.iter().map(|l| l.indices.clone()).collect();
         let mut graph = trained.graph(student);
-        gelu::fuse(&mut graph);
-        linear::fuse(&mut graph);
+        fuse(&mut graph);
         let student = Program::new(&Request {
             graph: &graph,
             opset: student.opset(),

@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::super::value::{broadcast_indices, broadcast_shape, volume};
-use super::fresh::fresh;
+use super::fresh::{fresh, mapped};
 use super::simd::vectorized;
 use super::{GRAIN, contiguous, plain, read};
 
@@ -142,28 +142,35 @@ impl Walk {
     }
 }
 
-/// Runs `$loop` with `$op` being a constant for the operators of arithmetic, so that it is a loop of vectors.
-macro_rules! specialized {
-    ($chosen:expr, $op:ident => $loop:expr) => {
+/// `$made` with `$op` being a constant for the operators of arithmetic, so that a loop in it is one of vectors.
+macro_rules! fixed {
+    ($chosen:expr, $op:ident => $made:expr) => {
         match $chosen {
             BinaryOp::Add => {
                 let $op = BinaryOp::Add;
-                vectorized(|| $loop)
+                $made
             }
             BinaryOp::Sub => {
                 let $op = BinaryOp::Sub;
-                vectorized(|| $loop)
+                $made
             }
             BinaryOp::Mul => {
                 let $op = BinaryOp::Mul;
-                vectorized(|| $loop)
+                $made
             }
             BinaryOp::Div => {
                 let $op = BinaryOp::Div;
-                vectorized(|| $loop)
+                $made
             }
-            $op => $loop,
+            $op => $made,
         }
+    };
+}
+
+/// Runs `$loop` with `$op` [`fixed`].
+macro_rules! specialized {
+    ($chosen:expr, $op:ident => $loop:expr) => {
+        fixed!($chosen, $op => vectorized(|| $loop))
     };
 }
 
@@ -178,18 +185,11 @@ fn forward(a: &[f32], b: &[f32], wa: &Walk, wb: &Walk, n: usize, op: BinaryOp) -
         })
     };
     match (wa, wb) {
-        (Walk::Same, Walk::Same) => rows(GRAIN, &|r, out| {
-            let (a, b) = (&a[r * GRAIN..], &b[r * GRAIN..]);
-            specialized!(op, op => for ((o, &x), &y) in out.iter_mut().zip(a).zip(b) {
-                *o = op.value(x, y);
-            });
-        }),
-        (Walk::Same, Walk::Repeat(1)) => rows(GRAIN, &|r, out| {
-            let (a, y) = (&a[r * GRAIN..], b[0]);
-            specialized!(op, op => for (o, &x) in out.iter_mut().zip(a) {
-                *o = op.value(x, y);
-            });
-        }),
+        (Walk::Same, Walk::Same) => fixed!(op, op => mapped([a, b], |[x, y]| op.value(x, y))),
+        (Walk::Same, Walk::Repeat(1)) => {
+            let y = b[0];
+            fixed!(op, op => mapped([a], |[x]| op.value(x, y)))
+        }
         (Walk::Same, Walk::Repeat(m)) if *m >= 16 => rows(*m, &|r, out| {
             let a = &a[r * m..];
             specialized!(op, op => for ((o, &x), &y) in out.iter_mut().zip(a).zip(b) {

@@ -1,9 +1,8 @@
 //! Matrix products that spend nothing on the gradient of a frozen operand.
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
-use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder, s};
+use ndarray::{ArrayView2, ShapeBuilder, s};
 use rayon::prelude::*;
-use tn_formats::linalg::{Threads, gemm_with};
 
 use super::super::value::{broadcast_shape, volume};
 use super::binary::{BinaryOp, binary, summed};
@@ -177,17 +176,16 @@ fn products(a: &Stack<'_>, b: &Stack<'_>, count: usize, bias: &[f32]) -> Result<
         if a.strides.0 == 1 && k >= m && bias.is_empty() {
             return summed_products(left, right);
         }
-        return try_fresh(m * n, rows * n, bias, |part, out| {
-            let height = out.len() / n;
-            let left = left.slice(s![part * rows..part * rows + height, ..]);
-            product(left, right, out)
+        return try_fresh(m * n, rows * n, |part, out| {
+            let rows = part * rows..((part + 1) * rows).min(m);
+            out.product(left.slice(s![rows, ..]), right, bias);
+            Ok(())
         });
     }
     let together = if work < PARALLEL_FROM { count } else { 1 };
-    try_fresh(count * m * n, together * size, bias, |part, out| {
-        for (index, out) in out.chunks_mut(size).enumerate() {
-            let index = part * together + index;
-            product(a.matrix(index)?, b.matrix(index)?, out)?;
+    try_fresh(count * m * n, together * size, |part, out| {
+        for index in part * together..((part + 1) * together).min(count) {
+            out.product(a.matrix(index)?, b.matrix(index)?, bias);
         }
         Ok(())
     })
@@ -199,19 +197,18 @@ fn summed_products(left: ArrayView2<'_, f32>, right: ArrayView2<'_, f32>) -> Res
     let width = k
         .div_ceil(rayon::current_num_threads())
         .next_multiple_of(ROWS);
-    let parts: Vec<Vec<f32>> = (0..k.div_ceil(width))
-        .into_par_iter()
-        .map(|part| {
-            let columns = part * width..((part + 1) * width).min(k);
-            let mut out = vec![0.0f32; m * n];
-            product(
-                left.slice(s![.., columns.clone()]),
-                right.slice(s![columns, ..]),
-                &mut out,
-            )?;
-            Ok(out)
+    let parts = (0..k.div_ceil(width)).into_par_iter().map(|part| {
+        let columns = part * width..((part + 1) * width).min(k);
+        let (left, right) = (
+            left.slice(s![.., columns.clone()]),
+            right.slice(s![columns, ..]),
+        );
+        try_fresh(m * n, m * n, |_, out| {
+            out.product(left, right, &[]);
+            Ok(())
         })
-        .collect::<Result<_>>()?;
+    });
+    let parts: Vec<Vec<f32>> = parts.collect::<Result<_>>()?;
     let mut parts = parts.into_iter();
     let mut sum = parts.next().unwrap_or_default();
     for part in parts {
@@ -220,14 +217,6 @@ fn summed_products(left: ArrayView2<'_, f32>, right: ArrayView2<'_, f32>) -> Res
             .for_each(|(sum, part)| sum.iter_mut().zip(part).for_each(|(s, p)| *s += p));
     }
     Ok(sum)
-}
-
-/// Adds a product to `out` on the calling thread.
-fn product(left: ArrayView2<'_, f32>, right: ArrayView2<'_, f32>, out: &mut [f32]) -> Result<()> {
-    let trouble = |e: &dyn std::fmt::Display| candle_core::Error::Msg(e.to_string());
-    let shape = (left.nrows(), right.ncols());
-    let out = ArrayViewMut2::from_shape(shape, out).map_err(|e| trouble(&e))?;
-    gemm_with(Threads::One, 1.0, left, right, 1.0, out).map_err(|e| trouble(&e))
 }
 
 /// The products of two stacks with a bias.

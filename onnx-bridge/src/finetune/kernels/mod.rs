@@ -4,9 +4,11 @@
 //! tensor. These kernels return nothing for operands that carry no gradient, and keep only what their backward pass reads.
 //! The backward passes are functions of their own too, for the program's tape ([`super::tape`]).
 
+mod attention;
 mod binary;
 mod fresh;
 mod gap;
+mod gemm;
 mod layer_norm;
 mod matmul;
 mod permute;
@@ -18,6 +20,7 @@ mod window;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor};
 
+pub(crate) use attention::Attention;
 pub(crate) use binary::{BinaryOp, binary, binary_gradients, summed};
 pub(crate) use gap::relative_gap;
 pub(crate) use layer_norm::{layer_norm, layer_norm_gradients};

@@ -3,9 +3,9 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use pulp::NullaryFnOnce;
 
-use super::fresh::rows;
+use super::fresh::fresh;
 use super::simd::{exp, vectorized};
-use super::{contiguous, plain, read};
+use super::{GRAIN, contiguous, plain, read};
 
 /// `softmax` over the last axis; rows of no finite element give NaN, as in ONNX Runtime.
 ///
@@ -17,21 +17,69 @@ pub(crate) fn softmax_last(x: &Tensor) -> Result<Tensor> {
 
 struct Softmax;
 
-/// `y = exp(x - top)`.
-struct Exponentials<'a> {
-    x: &'a [f32],
-    top: f32,
-    y: &'a mut [f32],
+/// Elements that are combined side by side in a reduction.
+const LANES: usize = 16;
+
+/// A reduction of a row to one number, in an order that vectors allow.
+#[inline(always)]
+fn reduced(row: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
+    let (blocks, rest) = row.as_chunks::<LANES>();
+    let mut parts = [start; LANES];
+    for block in blocks {
+        for (part, &v) in parts.iter_mut().zip(block) {
+            *part = f(*part, v);
+        }
+    }
+    parts.iter().chain(rest).copied().fold(start, f)
 }
 
-impl NullaryFnOnce for Exponentials<'_> {
+/// Makes the logits in every row of `n` probabilities; inside [`vectorized`].
+#[inline(always)]
+pub(super) fn normalize(rows: &mut [f32], n: usize) {
+    for row in rows.chunks_exact_mut(n) {
+        let top = reduced(row, f32::NEG_INFINITY, f32::max);
+        for y in &mut *row {
+            *y = exp(*y - top);
+        }
+        let inverse = 1.0 / reduced(row, 0.0, |a, b| a + b);
+        for y in row {
+            *y *= inverse;
+        }
+    }
+}
+
+/// Makes the gradients `g` of probabilities `y` those of their logits, in rows of `n`; inside [`vectorized`].
+#[inline(always)]
+pub(super) fn normalize_back(y: &[f32], g: &mut [f32], n: usize) {
+    for (y, g) in y.chunks_exact(n).zip(g.chunks_exact_mut(n)) {
+        let (ys, y_rest) = y.as_chunks::<LANES>();
+        let (gs, g_rest) = g.as_chunks::<LANES>();
+        let mut parts = [0.0f32; LANES];
+        for (y, g) in ys.iter().zip(gs) {
+            for ((part, y), g) in parts.iter_mut().zip(y).zip(g) {
+                *part += y * g;
+            }
+        }
+        let rest: f32 = y_rest.iter().zip(g_rest).map(|(y, g)| y * g).sum();
+        let dot = parts.iter().sum::<f32>() + rest;
+        for (g, &y) in g.iter_mut().zip(y) {
+            *g = y * (*g - dot);
+        }
+    }
+}
+
+/// The closures of [`vectorized`] are inlined into it: what they call must be as well.
+struct Rows<'a> {
+    y: &'a mut [f32],
+    n: usize,
+}
+
+impl NullaryFnOnce for Rows<'_> {
     type Output = ();
 
     #[inline(always)]
     fn call(self) {
-        for (y, &x) in self.y.iter_mut().zip(self.x) {
-            *y = exp(x - self.top);
-        }
+        normalize(self.y, self.n);
     }
 }
 
@@ -47,11 +95,10 @@ impl CustomOp1 for Softmax {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = contiguous(storage, layout)?;
         let n = row_length(layout.dims());
-        let y = rows(n, [x], |_, [x], y| {
-            let top = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            vectorized(Exponentials { x, top, y: &mut *y });
-            let inverse = 1.0 / y.iter().sum::<f32>();
-            y.iter_mut().for_each(|y| *y *= inverse);
+        let some = (GRAIN / n).max(1) * n;
+        let y = fresh(x.len(), some, |c, y| {
+            y.copy_from_slice(&x[c * some..][..y.len()]);
+            vectorized(Rows { y, n });
         });
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
@@ -61,11 +108,11 @@ impl CustomOp1 for Softmax {
     }
 }
 
-/// One row backward.
+/// Some rows backward.
 struct Backward<'a> {
     y: &'a [f32],
-    g: &'a [f32],
-    dx: &'a mut [f32],
+    g: &'a mut [f32],
+    n: usize,
 }
 
 impl NullaryFnOnce for Backward<'_> {
@@ -73,28 +120,22 @@ impl NullaryFnOnce for Backward<'_> {
 
     #[inline(always)]
     fn call(self) {
-        let mut parts = [0.0f32; 8];
-        let (ys, rest) = self.y.as_chunks::<8>();
-        let (gs, last) = self.g.as_chunks::<8>();
-        for (y, g) in ys.iter().zip(gs) {
-            for ((part, y), g) in parts.iter_mut().zip(y).zip(g) {
-                *part += y * g;
-            }
-        }
-        let rest: f32 = rest.iter().zip(last).map(|(y, g)| y * g).sum();
-        let dot = parts.iter().sum::<f32>() + rest;
-        for ((d, &y), &g) in self.dx.iter_mut().zip(self.y).zip(self.g) {
-            *d = y * (g - dot);
-        }
+        normalize_back(self.y, self.g, self.n);
     }
 }
 
 /// The gradient of the argument from the result `y` and its gradient.
 pub(crate) fn softmax_gradient(y: &Tensor, g: &Tensor) -> Result<Tensor> {
     let n = row_length(y.dims());
+    let some = (GRAIN / n).max(1) * n;
     let dx = read(y, |y| {
         read(g, |g| {
-            rows(n, [y, g], |_, [y, g], dx| vectorized(Backward { y, g, dx }))
+            fresh(y.len(), some, |c, dx| {
+                let at = c * some..c * some + dx.len();
+                dx.copy_from_slice(&g[at.clone()]);
+                let (y, g) = (&y[at], dx);
+                vectorized(Backward { y, g, n });
+            })
         })
     })??;
     plain(dx, y.dims())

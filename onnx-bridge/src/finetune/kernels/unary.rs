@@ -1,11 +1,10 @@
 //! Element-wise functions with their derivatives.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
-use pulp::NullaryFnOnce;
 
-use super::fresh::fresh;
-use super::simd::{exp, vectorized};
-use super::{GRAIN, contiguous, plain, read};
+use super::fresh::mapped;
+use super::simd::exp;
+use super::{contiguous, plain, read};
 
 /// An element-wise function; the derivative sees the argument and the result.
 #[derive(Debug, Clone, Copy)]
@@ -164,7 +163,15 @@ impl UnaryOp {
             }
             Self::Erf => 2.0 * INV_SQRT_TAU * std::f32::consts::SQRT_2 * exp(-x * x),
             Self::Exp => y,
-            Self::Gelu => 0.5 * (1.0 + erf(x * INV_SQRT_2)) + x * INV_SQRT_TAU * exp(-0.5 * x * x),
+            Self::Gelu => {
+                // The result is the argument times the share of the normal distribution below it.
+                let below = if x.abs() > 1e-3 {
+                    y / x
+                } else {
+                    0.5 + x * INV_SQRT_TAU
+                };
+                below + x * INV_SQRT_TAU * exp(-0.5 * x * x)
+            }
             Self::GeluTanh => {
                 let t = (GELU_TANH * (x + 0.044_715 * x * x * x)).tanh();
                 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * GELU_TANH * (1.0 + 0.134_145 * x * x)
@@ -270,45 +277,6 @@ impl Function for UnaryOp {
     }
 }
 
-/// `y = f(x)`.
-struct Forward<'a, F> {
-    f: F,
-    x: &'a [f32],
-    y: &'a mut [f32],
-}
-
-impl<F: Function> NullaryFnOnce for Forward<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        for (y, &x) in self.y.iter_mut().zip(self.x) {
-            *y = self.f.value(x);
-        }
-    }
-}
-
-/// `dx = g f'(x)`.
-struct Backward<'a, F> {
-    f: F,
-    x: &'a [f32],
-    y: &'a [f32],
-    g: &'a [f32],
-    dx: &'a mut [f32],
-}
-
-impl<F: Function> NullaryFnOnce for Backward<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        let numbers = self.x.iter().zip(self.y).zip(self.g);
-        for (d, ((&x, &y), &g)) in self.dx.iter_mut().zip(numbers) {
-            *d = g * self.f.derivative(x, y);
-        }
-    }
-}
-
 /// Calls `$run` with the function that an operator stands for, a fixed one where that makes a loop of vectors.
 macro_rules! with_function {
     ($op:expr, $run:ident, $($rest:expr),*) => {
@@ -323,17 +291,11 @@ macro_rules! with_function {
 }
 
 fn forward<F: Function>(f: F, x: &[f32]) -> Vec<f32> {
-    fresh(x.len(), GRAIN, |c, y| {
-        let x = &x[c * GRAIN..][..y.len()];
-        vectorized(Forward { f, x, y });
-    })
+    mapped([x], |[x]| f.value(x))
 }
 
 fn backward<F: Function>(f: F, x: &[f32], y: &[f32], g: &[f32]) -> Vec<f32> {
-    fresh(g.len(), GRAIN, |c, dx| {
-        let [x, y, g] = [x, y, g].map(|v| &v[c * GRAIN..][..dx.len()]);
-        vectorized(Backward { f, x, y, g, dx });
-    })
+    mapped([g, x, y], |[g, x, y]| g * f.derivative(x, y))
 }
 
 /// Applies a function to every element.

@@ -1,8 +1,8 @@
-//! Matrix trains, and products with a bias, as single nodes: no file has them, fusing puts them into a graph.
+//! Matrix trains, products with a bias, and attention as single nodes: no file has them, fusing puts them into a graph.
 
 use candle_core::Tensor;
 
-use super::super::kernels::{self, CoreOrder, TrainShape};
+use super::super::kernels::{self, Attention, CoreOrder, TrainShape};
 use super::super::value::volume;
 use super::{Back, BackFn, Call, OpError, OpFn, Outputs, one};
 use crate::proto::{self, NodeProto};
@@ -37,16 +37,42 @@ pub(crate) fn linear_node(name: &str, [x, w, bias]: [&str; 3], output: &str) -> 
     node
 }
 
+/// A node that gives `softmax(scale q kᵀ + mask) v`, positions before heads in all of them.
+pub(crate) fn attention_node(name: &str, inputs: &[&str], scale: f32, output: &str) -> NodeProto {
+    let attributes = vec![proto::float_attribute("scale", scale)];
+    let mut node = proto::node("Attention", name, inputs, output, attributes);
+    node.domain = Some(DOMAIN.into());
+    node
+}
+
 pub(super) fn lookup(domain: &str, op_type: &str) -> Option<OpFn> {
     match (domain, op_type) {
         (DOMAIN, "Train") => Some(train),
         (DOMAIN, "Linear") => Some(linear),
+        (DOMAIN, "Attention") => Some(|c| one(attention(c)?.forward()?)),
         _ => None,
     }
 }
 
 pub(super) fn way_back(domain: &str, op_type: &str) -> Option<BackFn> {
-    (domain == DOMAIN && op_type == "Linear").then_some(linear_back as BackFn)
+    match (domain, op_type) {
+        (DOMAIN, "Linear") => Some(linear_back),
+        (DOMAIN, "Attention") => Some(|b| {
+            let [.., of_mask] = b.needed::<4>();
+            Ok(attention(&b.call)?.gradients(b.gradient, of_mask)?.into())
+        }),
+        _ => None,
+    }
+}
+
+fn attention<'a>(call: &Call<'a>) -> Result<Attention<'a>, OpError> {
+    Ok(Attention {
+        queries: call.floats(0)?,
+        keys: call.floats(1)?,
+        values: call.floats(2)?,
+        mask: call.optional(3).map(|_| call.floats(3)).transpose()?,
+        scale: call.float("scale", 1.0),
+    })
 }
 
 fn linear(call: &Call<'_>) -> Outputs {

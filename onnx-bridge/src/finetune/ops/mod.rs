@@ -230,4 +230,4 @@ pub(crate) fn way_back(domain: &str, op_type: &str) -> Option<BackFn> {
 }
 
 pub(crate) use cast::constant;
-pub(crate) use fused::{linear_node, train_node};
+pub(crate) use fused::{attention_node, linear_node, train_node};

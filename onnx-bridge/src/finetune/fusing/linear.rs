@@ -1,27 +1,27 @@
-//! Finds products with a bias, to run each as one operator.
+//! Products with a bias.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
-use super::ops::linear_node;
-use crate::proto::{GraphProto, NodeProto};
+use super::Finder;
+use crate::finetune::ops::linear_node;
+use crate::proto::NodeProto;
 
-/// Replaces every `Add` of a stored vector to a product by one node over the product's operands.
+/// Every `Add` of a stored vector to a product, as one node over the product's operands.
 ///
-/// The product stays for others to read. A vector that is not as long as the product's rows is added as it was.
-pub(super) fn fuse(graph: &mut GraphProto) {
-    let vectors = graph.initializer.iter().filter(|t| t.dims.len() == 1);
-    let vectors: Vec<&str> = vectors.map(|t| t.name()).collect();
-    let products = graph.node.iter().filter(|n| n.op_type() == "MatMul");
-    let products: HashMap<&str, &NodeProto> = products
-        .filter_map(|n| Some((n.output.first()?.as_str(), n)))
+/// A vector that is not as long as the product's rows is added as it was.
+pub(super) fn find(finder: &Finder<'_>) -> Vec<(usize, NodeProto)> {
+    let vectors = finder.graph.initializer.iter();
+    let vectors: HashSet<&str> = vectors
+        .filter(|t| t.dims.len() == 1)
+        .map(|t| t.name())
         .collect();
     let fused = |node: &NodeProto| -> Option<NodeProto> {
         let ("Add", [a, b]) = (node.op_type(), node.input.as_slice()) else {
             return None;
         };
         let pair = [(a, b), (b, a)].into_iter().find_map(|(product, bias)| {
-            let product = products.get(product.as_str())?;
-            vectors.contains(&bias.as_str()).then_some((product, bias))
+            let product = finder.producer(product, "MatMul")?;
+            vectors.contains(bias.as_str()).then_some((product, bias))
         });
         let (product, bias) = pair?;
         let [x, w] = product.input.as_slice() else {
@@ -29,21 +29,14 @@ pub(super) fn fuse(graph: &mut GraphProto) {
         };
         Some(linear_node(node.name(), [x, w, bias], node.output.first()?))
     };
-    let found: Vec<(usize, NodeProto)> = graph
-        .node
-        .iter()
-        .enumerate()
-        .filter_map(|(at, n)| Some((at, fused(n)?)))
-        .collect();
-    for (at, node) in found {
-        graph.node[at] = node;
-    }
+    let nodes = finder.graph.node.iter().enumerate();
+    nodes.filter_map(|(at, n)| Some((at, fused(n)?))).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::proto::{TensorProto, node};
+    use super::super::fuse;
+    use crate::proto::{GraphProto, TensorProto, node};
 
     #[test]
     fn a_bias_is_taken_into_the_product_and_nothing_else_is() {

@@ -1,0 +1,487 @@
+//! Attention of many heads as one operator, a sample to each thread: its scores never leave the cache.
+
+use candle_core::{Result, Tensor};
+use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder};
+use pulp::NullaryFnOnce;
+
+use super::super::value::broadcast_shape;
+use super::binary::summed;
+use super::fresh::{fresh, fresh_together};
+use super::gemm::multiply;
+use super::simd::vectorized;
+use super::softmax::{normalize, normalize_back};
+use super::{plain, read};
+
+/// What attention reads: queries `[B, L, H, D]`, keys `[B, S, H, D]`, values `[B, S, H, E]`, numbers that are added to the scores, and
+/// what the products are multiplied by before.
+///
+/// Samples and heads of 1 are broadcast; `mask` is broadcast to `[B, H, L, S]`.
+pub(crate) struct Attention<'a> {
+    pub(crate) queries: &'a Tensor,
+    pub(crate) keys: &'a Tensor,
+    pub(crate) values: &'a Tensor,
+    pub(crate) mask: Option<&'a Tensor>,
+    pub(crate) scale: f32,
+}
+
+/// Samples, heads, positions of queries and of keys, width of both, width of values.
+#[derive(Clone, Copy)]
+struct Sizes {
+    samples: usize,
+    heads: usize,
+    length: usize,
+    seen: usize,
+    width: usize,
+    given: usize,
+}
+
+impl Sizes {
+    /// Elements of a sample's queries, which its gradients have as well.
+    fn queries(&self) -> usize {
+        self.length * self.heads * self.width
+    }
+
+    fn keys(&self) -> usize {
+        self.seen * self.heads * self.width
+    }
+
+    fn values(&self) -> usize {
+        self.seen * self.heads * self.given
+    }
+
+    /// Elements of a sample's result.
+    fn result(&self) -> usize {
+        self.length * self.heads * self.given
+    }
+
+    /// Elements of a sample's scores.
+    fn scores(&self) -> usize {
+        self.heads * self.length * self.seen
+    }
+}
+
+/// The mask of every row of scores.
+#[derive(Clone, Copy)]
+struct Mask<'a> {
+    data: &'a [f32],
+    steps: [usize; 4],
+}
+
+impl Mask<'_> {
+    /// `dims` are broadcast to four axes.
+    fn steps(dims: &[usize]) -> [usize; 4] {
+        let mut steps = [0; 4];
+        let mut step = 1;
+        for (k, &n) in dims.iter().enumerate().rev() {
+            steps[k + 4 - dims.len()] = if n == 1 { 0 } else { step };
+            step *= n;
+        }
+        steps
+    }
+
+    #[inline(always)]
+    fn add(&self, sample: usize, head: usize, row: usize, scores: &mut [f32]) {
+        let [b, h, l, s] = self.steps;
+        let row = &self.data[sample * b + head * h + row * l..];
+        if s == 0 {
+            scores.iter_mut().for_each(|v| *v += row[0]);
+        } else {
+            scores.iter_mut().zip(row).for_each(|(v, m)| *v += m);
+        }
+    }
+}
+
+/// Masks the scores of one head and makes them probabilities.
+struct Probabilities<'a> {
+    scores: &'a mut [f32],
+    mask: Option<Mask<'a>>,
+    /// Sample and head.
+    at: [usize; 2],
+    seen: usize,
+}
+
+impl NullaryFnOnce for Probabilities<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        if let Some(mask) = self.mask {
+            for (row, scores) in self.scores.chunks_exact_mut(self.seen).enumerate() {
+                mask.add(self.at[0], self.at[1], row, scores);
+            }
+        }
+        normalize(self.scores, self.seen);
+    }
+}
+
+/// From the gradients of probabilities to those of scores.
+struct Backward<'a> {
+    probabilities: &'a [f32],
+    gradients: &'a mut [f32],
+    seen: usize,
+}
+
+impl NullaryFnOnce for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        normalize_back(self.probabilities, self.gradients, self.seen);
+    }
+}
+
+/// One head of a sample in `[L, H, D]`.
+fn head(data: &[f32], [length, heads, width]: [usize; 3], head: usize) -> ArrayView2<'_, f32> {
+    let shape = (length, width).strides((heads * width, 1));
+    ArrayView2::from_shape(shape, &data[head * width..]).expect("a sample holds all of its heads")
+}
+
+fn head_mut(
+    data: &mut [f32],
+    [length, heads, width]: [usize; 3],
+    head: usize,
+) -> ArrayViewMut2<'_, f32> {
+    let shape = (length, width).strides((heads * width, 1));
+    ArrayViewMut2::from_shape(shape, &mut data[head * width..])
+        .expect("a sample holds all of its heads")
+}
+
+fn square(data: &[f32], shape: (usize, usize)) -> ArrayView2<'_, f32> {
+    ArrayView2::from_shape(shape, data).expect("scores are of their shape")
+}
+
+fn square_mut(data: &mut [f32], shape: (usize, usize)) -> ArrayViewMut2<'_, f32> {
+    ArrayViewMut2::from_shape(shape, data).expect("scores are of their shape")
+}
+
+/// What attention reads, in memory.
+struct Whole<'a> {
+    sizes: Sizes,
+    queries: &'a [f32],
+    keys: &'a [f32],
+    values: &'a [f32],
+    mask: Option<Mask<'a>>,
+    scale: f32,
+}
+
+impl Whole<'_> {
+    fn sample(&self, index: usize) -> Sample<'_> {
+        let of = |data, size| chunk(data, size, index);
+        Sample {
+            index,
+            sizes: self.sizes,
+            queries: of(self.queries, self.sizes.queries()),
+            keys: of(self.keys, self.sizes.keys()),
+            values: of(self.values, self.sizes.values()),
+            mask: self.mask,
+            scale: self.scale,
+        }
+    }
+}
+
+/// The elements of chunk `index` of `size` elements each.
+fn chunk(data: &[f32], size: usize, index: usize) -> &[f32] {
+    &data[index * size..(index + 1) * size]
+}
+
+/// One sample's part of what attention reads.
+struct Sample<'a> {
+    index: usize,
+    sizes: Sizes,
+    queries: &'a [f32],
+    keys: &'a [f32],
+    values: &'a [f32],
+    mask: Option<Mask<'a>>,
+    scale: f32,
+}
+
+impl Sample<'_> {
+    /// Queries, keys and values of a head.
+    fn of(&self, at: usize) -> [ArrayView2<'_, f32>; 3] {
+        let s = self.sizes;
+        [
+            head(self.queries, [s.length, s.heads, s.width], at),
+            head(self.keys, [s.seen, s.heads, s.width], at),
+            head(self.values, [s.seen, s.heads, s.given], at),
+        ]
+    }
+
+    /// The probabilities of one head.
+    fn probabilities(&self, at: usize, scores: &mut [f32]) {
+        let Sizes { length, seen, .. } = self.sizes;
+        let [queries, keys, _] = self.of(at);
+        let out = square_mut(scores, (length, seen));
+        multiply(self.scale, queries, keys.t(), out);
+        vectorized(Probabilities {
+            scores,
+            mask: self.mask,
+            at: [self.index, at],
+            seen: seen.max(1),
+        });
+    }
+
+    fn forward(&self, out: &mut [f32]) {
+        let s = self.sizes;
+        let mut scores = vec![0.0; s.length * s.seen];
+        for at in 0..s.heads {
+            self.probabilities(at, &mut scores);
+            let [_, _, values] = self.of(at);
+            let out = head_mut(out, [s.length, s.heads, s.given], at);
+            multiply(1.0, square(&scores, (s.length, s.seen)), values, out);
+        }
+    }
+
+    /// Writes the gradients of queries, keys and values, and those of the scores where there is room for them.
+    fn backward(&self, gradient: &[f32], [dq, dk, dv, all]: [&mut [f32]; 4]) {
+        let s = self.sizes;
+        let shape = (s.length, s.seen);
+        let mut scores = vec![0.0; s.length * s.seen];
+        let mut slopes = scores.clone();
+        for at in 0..s.heads {
+            self.probabilities(at, &mut scores);
+            let [queries, keys, values] = self.of(at);
+            let g = head(gradient, [s.length, s.heads, s.given], at);
+            let probabilities = square(&scores, shape);
+            let dv = head_mut(dv, [s.seen, s.heads, s.given], at);
+            multiply(1.0, probabilities.t(), g, dv);
+            multiply(1.0, g, values.t(), square_mut(&mut slopes, shape));
+            vectorized(Backward {
+                probabilities: &scores,
+                gradients: &mut slopes,
+                seen: s.seen.max(1),
+            });
+            if !all.is_empty() {
+                all[at * slopes.len()..][..slopes.len()].copy_from_slice(&slopes);
+            }
+            let slopes = square(&slopes, shape);
+            let dq = head_mut(dq, [s.length, s.heads, s.width], at);
+            multiply(self.scale, slopes, keys, dq);
+            let dk = head_mut(dk, [s.seen, s.heads, s.width], at);
+            multiply(self.scale, slopes.t(), queries, dk);
+        }
+    }
+}
+
+impl Attention<'_> {
+    /// The sizes, and what is read broadcast to as many samples and heads.
+    fn sized(&self) -> Result<(Sizes, [Tensor; 3])> {
+        let wrong = || {
+            let dims = [self.queries, self.keys, self.values].map(Tensor::dims);
+            candle_core::Error::Msg(format!(
+                "expected queries, keys and values of fitting sizes, found {dims:?} and a mask of {:?}",
+                self.mask.map(Tensor::dims)
+            ))
+        };
+        let (Ok(q), Ok(k), Ok(v)) = (self.queries.dims4(), self.keys.dims4(), self.values.dims4())
+        else {
+            return Err(wrong());
+        };
+        let mut shape = vec![1, 1];
+        for of in [[q.0, q.2], [k.0, k.2], [v.0, v.2]] {
+            shape = broadcast_shape(&shape, &of).map_err(|_| wrong())?;
+        }
+        let mut whole = [shape.as_slice(), &[q.1, k.1]].concat();
+        if let Some(mask) = self.mask {
+            whole = broadcast_shape(&whole, mask.dims()).map_err(|_| wrong())?;
+        }
+        let [samples, heads, length, seen] = whole[..] else {
+            return Err(wrong());
+        };
+        if (length, seen, v.1, k.3) != (q.1, k.1, k.1, q.3) {
+            return Err(wrong());
+        }
+        let sizes = Sizes {
+            samples,
+            heads,
+            length,
+            seen,
+            width: q.3,
+            given: v.3,
+        };
+        let spread = |t: &Tensor| {
+            let (_, length, _, width) = t.dims4()?;
+            t.broadcast_as((samples, length, heads, width))?
+                .contiguous()
+        };
+        let read = [
+            spread(self.queries)?,
+            spread(self.keys)?,
+            spread(self.values)?,
+        ];
+        Ok((sizes, read))
+    }
+
+    /// Lends `f` what is read.
+    fn with<R>(&self, f: impl FnOnce(&Whole<'_>) -> R) -> Result<R> {
+        let (sizes, [q, k, v]) = self.sized()?;
+        let run = |queries: &[f32], keys: &[f32], values: &[f32], mask: Option<&[f32]>| {
+            let steps = self.mask.map_or([0; 4], |mask| Mask::steps(mask.dims()));
+            f(&Whole {
+                sizes,
+                queries,
+                keys,
+                values,
+                mask: mask.map(|data| Mask { data, steps }),
+                scale: self.scale,
+            })
+        };
+        read(&q, |q| {
+            read(&k, |k| {
+                read(&v, |v| match self.mask {
+                    Some(mask) => read(mask, |mask| run(q, k, v, Some(mask))),
+                    None => Ok(run(q, k, v, None)),
+                })
+            })
+        })???
+    }
+
+    /// `softmax(scale q kᵀ + mask) v`, `[B, L, H, E]`.
+    ///
+    /// # Numerics
+    /// Products in f32 by the linear-algebra backend, probabilities as [`super::softmax_last`] makes them.
+    ///
+    /// # Errors
+    /// For sizes that do not fit together.
+    pub(crate) fn forward(&self) -> Result<Tensor> {
+        let (s, made) = self.with(|whole| {
+            let s = whole.sizes;
+            let made = fresh(s.samples * s.result(), s.result(), |index, out| {
+                whole.sample(index).forward(out);
+            });
+            (s, made)
+        })?;
+        plain(made, &[s.samples, s.length, s.heads, s.given])
+    }
+
+    /// The gradients of queries, keys, values and, where `of_mask`, of the mask, from that of the result. Probabilities are computed anew.
+    ///
+    /// # Errors
+    /// As [`Attention::forward`].
+    pub(crate) fn gradients(
+        &self,
+        gradient: &Tensor,
+        of_mask: bool,
+    ) -> Result<[Option<Tensor>; 4]> {
+        let (s, [dq, dk, dv, all]) = self.with(|whole| {
+            read(gradient, |g| {
+                let s = whole.sizes;
+                let all = if of_mask { s.scores() } else { 0 };
+                let sizes = [s.queries(), s.keys(), s.values(), all];
+                let made = fresh_together(s.samples, sizes, |index, out| {
+                    let g = chunk(g, s.result(), index);
+                    whole.sample(index).backward(g, out);
+                });
+                (s, made)
+            })
+        })??;
+        let of = |data: Vec<f32>, length, width, source: &Tensor| {
+            let whole = plain(data, &[s.samples, length, s.heads, width])?;
+            summed(&whole, source.dims()).map(Some)
+        };
+        let of_mask = self.mask.filter(|_| of_mask).map(|mask| {
+            let whole = plain(all, &[s.samples, s.heads, s.length, s.seen])?;
+            summed(&whole, mask.dims())
+        });
+        Ok([
+            of(dq, s.length, s.width, self.queries)?,
+            of(dk, s.seen, s.width, self.keys)?,
+            of(dv, s.seen, s.given, self.values)?,
+            of_mask.transpose()?,
+        ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::sequence;
+    use super::super::{matmul, softmax_last};
+    use super::*;
+    use candle_core::{Device, Var};
+
+    /// Queries, keys, values, mask.
+    type Case = [&'static [usize]; 4];
+
+    fn apart(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+        let scores = matmul(&q.transpose(1, 2)?, &k.permute((0, 2, 3, 1))?)?;
+        let scores = (scores * 0.3)?;
+        let scores = match mask {
+            Some(mask) => scores.broadcast_add(mask)?,
+            None => scores,
+        };
+        matmul(&softmax_last(&scores)?, &v.transpose(1, 2)?)?.transpose(1, 2)
+    }
+
+    #[test]
+    fn equals_its_parts_with_all_gradients() {
+        let cases: [Case; 6] = [
+            [&[2, 5, 3, 4], &[2, 7, 3, 4], &[2, 7, 3, 6], &[]],
+            [&[2, 5, 3, 4], &[2, 7, 3, 4], &[2, 7, 3, 6], &[2, 1, 1, 7]],
+            [
+                &[2, 40, 3, 20],
+                &[2, 40, 3, 20],
+                &[2, 40, 3, 20],
+                &[1, 1, 40, 40],
+            ],
+            [&[2, 5, 3, 4], &[1, 7, 1, 4], &[2, 7, 1, 6], &[2, 3, 5, 7]],
+            [&[1, 5, 3, 4], &[1, 7, 3, 4], &[1, 7, 3, 6], &[2, 1, 5, 1]],
+            [&[2, 5, 3, 4], &[2, 7, 3, 4], &[2, 7, 3, 6], &[7]],
+        ];
+        for case in cases {
+            let var = |k: usize| {
+                let n = case[k].iter().product();
+                Var::from_vec(sequence(n, k as u32 + 1), case[k], &Device::Cpu).unwrap()
+            };
+            let vars = [0, 1, 2, 3].map(var);
+            let mask = (!case[3].is_empty()).then(|| vars[3].as_tensor());
+            let [q, k, v, _] = &vars;
+            let expected = apart(q, k, v, mask).unwrap();
+            let (fq, fk, fv) = (q.detach(), k.detach(), v.detach());
+            let frozen = mask.map(Tensor::detach);
+            let attention = Attention {
+                queries: &fq,
+                keys: &fk,
+                values: &fv,
+                mask: frozen.as_ref(),
+                scale: 0.3,
+            };
+            let gap = |a: &Tensor, b: &Tensor| {
+                assert_eq!(a.dims(), b.dims(), "{case:?}");
+                let gap = (a - b).unwrap().abs().unwrap().max_all().unwrap();
+                gap.to_scalar::<f32>().unwrap()
+            };
+            let found = attention.forward().unwrap();
+            assert!(gap(&found, &expected) < 1e-5, "{case:?}");
+            let g = sequence(found.elem_count(), 9);
+            let g = Tensor::from_vec(g, found.dims(), &Device::Cpu).unwrap();
+            let store = (expected * &g)
+                .unwrap()
+                .sum_all()
+                .unwrap()
+                .backward()
+                .unwrap();
+            let own = attention.gradients(&g, mask.is_some()).unwrap();
+            assert_eq!(own[3].is_some(), mask.is_some());
+            for (own, var) in own.iter().zip(&vars) {
+                if let Some(own) = own {
+                    assert!(gap(own, store.get(var).unwrap()) < 1e-4, "{case:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_are_named() {
+        let t =
+            |dims: &[usize]| Tensor::zeros(dims, candle_core::DType::F32, &Device::Cpu).unwrap();
+        let (q, k) = (t(&[2, 5, 3, 4]), t(&[2, 7, 3, 5]));
+        let attention = Attention {
+            queries: &q,
+            keys: &k,
+            values: &k,
+            mask: None,
+            scale: 1.0,
+        };
+        let error = attention.forward().unwrap_err().to_string();
+        assert!(error.contains("[2, 7, 3, 5]"), "{error}");
+    }
+}
