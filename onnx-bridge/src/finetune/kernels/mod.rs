@@ -13,6 +13,7 @@ mod layer_norm;
 mod matmul;
 mod permute;
 mod simd;
+mod small;
 mod softmax;
 mod train;
 mod unary;

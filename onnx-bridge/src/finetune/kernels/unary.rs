@@ -163,15 +163,7 @@ impl UnaryOp {
             }
             Self::Erf => 2.0 * INV_SQRT_TAU * std::f32::consts::SQRT_2 * exp(-x * x),
             Self::Exp => y,
-            Self::Gelu => {
-                // The result is the argument times the share of the normal distribution below it.
-                let below = if x.abs() > 1e-3 {
-                    y / x
-                } else {
-                    0.5 + x * INV_SQRT_TAU
-                };
-                below + x * INV_SQRT_TAU * exp(-0.5 * x * x)
-            }
+            Self::Gelu => 0.5 * (1.0 + erf(x * INV_SQRT_2)) + x * INV_SQRT_TAU * exp(-0.5 * x * x),
             Self::GeluTanh => {
                 let t = (GELU_TANH * (x + 0.044_715 * x * x * x)).tanh();
                 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * GELU_TANH * (1.0 + 0.134_145 * x * x)
