@@ -8,8 +8,7 @@ mod build;
 pub mod onnx;
 
 pub(crate) use build::{
-    constant_node, float_attribute, int_attribute, int64_tensor, ints_attribute, node, raw_tensor,
-    value_info,
+    constant_node, int_attribute, int64_tensor, ints_attribute, node, raw_tensor, value_info,
 };
 pub use onnx::attribute_proto::AttributeType;
 pub use onnx::tensor_proto::{DataLocation, DataType};

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use super::super::kernels::{self, Attention, CoreOrder, TrainShape};
 use super::super::value::volume;
 use super::{Back, BackFn, Call, OpError, OpFn, Outputs, one};
-use crate::proto::{self, NodeProto};
+use crate::proto::{self, AttributeProto, NodeProto};
 
 /// The domain of operators that stand in no file.
 const DOMAIN: &str = "tnq.finetune";
@@ -39,7 +39,11 @@ pub(crate) fn linear_node(name: &str, [x, w, bias]: [&str; 3], output: &str) -> 
 
 /// A node that gives `softmax(scale q kᵀ + mask) v`, positions before heads in all of them.
 pub(crate) fn attention_node(name: &str, inputs: &[&str], scale: f32, output: &str) -> NodeProto {
-    let attributes = vec![proto::float_attribute("scale", scale)];
+    let attributes = vec![AttributeProto {
+        name: Some("scale".into()),
+        f: Some(scale),
+        ..AttributeProto::default()
+    }];
     let mut node = proto::node("Attention", name, inputs, output, attributes);
     node.domain = Some(DOMAIN.into());
     node
