@@ -177,16 +177,14 @@ mod tests {
                 let stride = n + 2;
                 let mut out = vec![f32::NAN; m * stride];
                 multiply(0.5, left, right, (&mut out, stride), &mut Vec::new());
-                let (left, right) = (left.view(), right.view());
-                for ((i, j), found) in ndarray::indices((m, stride))
-                    .into_iter()
-                    .map(|at| (at, out[at.0 * stride + at.1]))
-                {
+                let at = |of: Matrix<'_>, i, j| of.data[i * of.strides[0] + j * of.strides[1]];
+                for (place, found) in out.iter().enumerate() {
+                    let (i, j) = (place / stride, place % stride);
                     if j >= n {
                         assert!(found.is_nan());
                         continue;
                     }
-                    let products = (0..k).map(|k| f64::from(left[[i, k]] * right[[k, j]]));
+                    let products = (0..k).map(|k| f64::from(at(left, i, k) * at(right, k, j)));
                     let expected = 0.5 * products.sum::<f64>() as f32;
                     assert!((found - expected).abs() < 1e-4, "{m} {k} {n} {turn:?}");
                 }
