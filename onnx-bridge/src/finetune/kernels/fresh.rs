@@ -7,12 +7,12 @@
 use std::convert::Infallible;
 use std::mem::MaybeUninit;
 
-use ndarray::ArrayView2;
+use ndarray::{ArrayView2, ArrayViewMut2};
 use pulp::NullaryFnOnce;
 use rayon::prelude::*;
+use tn_formats::linalg::{Threads, gemm_with};
 
 use super::GRAIN;
-use super::gemm::multiply_into;
 use super::simd::vectorized;
 
 /// `n` elements, made by all threads in chunks of `chunk`; `f` is given a chunk's number and its elements, which are 0.
@@ -90,17 +90,25 @@ impl Blank<'_> {
         vectorized(Map { inputs, out, f });
     }
 
-    /// Writes a product as [`multiply_into`] does.
+    /// Writes `left right`, row-major, by the calling thread, each row added to `bias` where that is not empty.
+    ///
+    /// # Panics
+    /// Where the shapes do not fit together, or fewer elements are left.
     pub(super) fn product(
         &mut self,
         left: ArrayView2<'_, f32>,
         right: ArrayView2<'_, f32>,
         bias: &[f32],
     ) {
-        let size = left.nrows() * right.ncols();
-        let next = &mut self.raw[self.written..][..size];
-        multiply_into(left, right, bias, next);
-        self.written += size;
+        let shape = (left.nrows(), right.ncols());
+        let next = &mut self.raw[self.written..][..shape.0 * shape.1];
+        self.written += next.len();
+        let (out, kept) = match bias {
+            [] => (zeroed(next), 0.0),
+            row => (repeated(next, row), 1.0),
+        };
+        let out = ArrayViewMut2::from_shape(shape, out).expect("as many elements as the product");
+        gemm_with(Threads::One, 1.0, left, right, kept, out).expect("operands that fit together");
     }
 }
 
@@ -125,7 +133,27 @@ impl<F: Fn([f32; K]) -> f32, const K: usize> NullaryFnOnce for Map<'_, F, K> {
 
 fn zeroed(raw: &mut [MaybeUninit<f32>]) -> &mut [f32] {
     raw.fill(MaybeUninit::new(0.0));
-    // SAFETY: every element was written by the line above, and `MaybeUninit<f32>` is laid out as `f32`.
+    // SAFETY: the line above writes every element.
+    unsafe { written(raw) }
+}
+
+/// Writes a row again and again.
+fn repeated<'a>(raw: &'a mut [MaybeUninit<f32>], row: &[f32]) -> &'a mut [f32] {
+    for raw in raw.chunks_mut(row.len()) {
+        for (element, &v) in raw.iter_mut().zip(row) {
+            element.write(v);
+        }
+    }
+    // SAFETY: a chunk has at most as many elements as the row, so that every one is written.
+    unsafe { written(raw) }
+}
+
+/// The elements as numbers.
+///
+/// # Safety
+/// Every one of them has been written.
+unsafe fn written(raw: &mut [MaybeUninit<f32>]) -> &mut [f32] {
+    // SAFETY: the caller's promise, and `MaybeUninit<f32>` is laid out as `f32`.
     unsafe { &mut *(std::ptr::from_mut(raw) as *mut [f32]) }
 }
 

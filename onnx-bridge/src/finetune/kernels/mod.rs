@@ -8,7 +8,6 @@ mod attention;
 mod binary;
 mod fresh;
 mod gap;
-mod gemm;
 mod layer_norm;
 mod matmul;
 mod permute;

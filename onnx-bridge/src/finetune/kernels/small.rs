@@ -2,8 +2,8 @@
 
 use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder};
 use pulp::NullaryFnOnce;
+use tn_formats::linalg::{Threads, gemm_with};
 
-use super::gemm;
 use super::simd::vectorized;
 
 /// Elements of a right factor that stays in the first cache.
@@ -52,7 +52,7 @@ impl<'a> Matrix<'a> {
 /// Writes `scale left right` to rows that are `stride` elements apart in `out`; `room` is overwritten.
 ///
 /// # Numerics
-/// Sums in f32 in the order of the inner extent, or by [`gemm::multiply`] where `right` is large.
+/// Sums in f32 in the order of the inner extent, or by the linear-algebra backend where `right` is large.
 ///
 /// # Panics
 /// Where the shapes do not fit together.
@@ -68,7 +68,9 @@ pub(super) fn multiply(
     if depth * columns > MOST {
         let shape = (rows, columns).strides((stride, 1));
         let out = ArrayViewMut2::from_shape(shape, out).expect("a result lies in its elements");
-        return gemm::multiply(scale, left.view(), right.view(), out);
+        gemm_with(Threads::One, scale, left.view(), right.view(), 0.0, out)
+            .expect("operands that fit together");
+        return;
     }
     let right = if right.strides[1] == 1 {
         right
