@@ -2,7 +2,7 @@
 
 use super::Finder;
 use crate::finetune::ops::attention_node;
-use crate::proto::NodeProto;
+use crate::proto::{self, NodeProto};
 
 /// Positions before heads, `[B, L, H, D]`, to heads before positions.
 const HEADS_FIRST: [usize; 4] = [0, 2, 1, 3];
@@ -26,10 +26,11 @@ struct Source<'a> {
     scale: f32,
 }
 
+/// How a node moves four axes; nothing where it names other ones.
 fn perm(node: &NodeProto) -> Option<[usize; 4]> {
-    let perm = node.attribute.iter().find(|a| a.name() == "perm")?;
-    let perm: Vec<usize> = perm.ints.iter().map(|&k| k as usize).collect();
-    perm.try_into().ok()
+    let perm = proto::attribute(node, "perm")?.ints.iter();
+    let perm = perm.map(|&k| usize::try_from(k).ok().filter(|&k| k < 4));
+    perm.collect::<Option<Vec<_>>>()?.try_into().ok()
 }
 
 fn source<'a>(finder: &Finder<'a>, value: &'a str) -> Source<'a> {
@@ -38,7 +39,11 @@ fn source<'a>(finder: &Finder<'a>, value: &'a str) -> Source<'a> {
         order: [0, 1, 2, 3],
         scale: 1.0,
     };
-    while let Some(node) = finder.producers.get(of.value) {
+    // As many steps as there are nodes: a graph that is not sorted may go in a circle.
+    for _ in &finder.graph.node {
+        let Some(node) = finder.producers.get(of.value) else {
+            break;
+        };
         let before = match node.op_type() {
             "Transpose" => perm(node).zip(node.input.first()).map(|(perm, input)| {
                 of.order = of.order.map(|k| perm[k]);
@@ -71,7 +76,7 @@ fn divided<'a>(finder: &Finder<'a>, node: &'a NodeProto) -> Option<(&'a str, f32
 }
 
 fn attention<'a>(finder: &Finder<'a>, softmax: &'a NodeProto) -> Option<(usize, NodeProto)> {
-    let axis = softmax.attribute.iter().find(|a| a.name() == "axis")?;
+    let axis = proto::attribute(softmax, "axis")?;
     [-1, 3].contains(&axis.i()).then_some(())?;
     let logits = softmax.input.first()?.as_str();
     let scores = |value: &'a str| {
@@ -215,10 +220,23 @@ mod tests {
             whole(Vec::new(), &[0, 2, 3, 1], "MatMul"),
             whole(last(), &[0, 2, 1, 3], "MatMul"),
             whole(last(), &[0, 2, 3, 1], "Add"),
+            whole(last(), &[0, 2, 9, 1], "MatMul"),
+            whole(last(), &[0, -2, 3, 1], "MatMul"),
         ] {
             let before = graph.clone();
             fuse(&mut graph);
             assert_eq!(graph, before);
         }
+    }
+
+    #[test]
+    fn a_circle_ends() {
+        let mut nodes = vec![
+            turn("k2", "k1", &[0, 1, 2, 3]),
+            turn("k1", "k2", &[0, 2, 3, 1]),
+            node("MatMul", "m", &["k1", "k2"], "masked", Vec::new()),
+        ];
+        nodes.extend(ends(last()));
+        fuse(&mut graph(nodes));
     }
 }

@@ -20,8 +20,17 @@ use super::simd::vectorized;
 /// Zeroing a whole array before writing it costs one thread a pass through memory; a chunk of a fitting size is still in the cache when
 /// `f` writes it.
 pub(super) fn fresh(n: usize, chunk: usize, f: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+    written_by(n, chunk, |index, blank| f(index, blank.zeros()))
+}
+
+/// As [`try_fresh`], of an `f` that gives no error.
+pub(super) fn written_by(
+    n: usize,
+    chunk: usize,
+    f: impl Fn(usize, &mut Blank<'_>) + Sync,
+) -> Vec<f32> {
     let made = try_fresh(n, chunk, |index, blank| {
-        f(index, blank.zeros());
+        f(index, blank);
         Ok::<(), Infallible>(())
     });
     match made {
@@ -59,14 +68,9 @@ pub(super) fn mapped<const K: usize>(
     f: impl Fn([f32; K]) -> f32 + Copy + Sync,
 ) -> Vec<f32> {
     let n = inputs.first().map_or(0, |v| v.len());
-    let made = try_fresh(n, GRAIN, |chunk, blank| {
-        let inputs = inputs.map(|v| &v[chunk * GRAIN..]);
-        blank.map(inputs, f);
-        Ok::<(), Infallible>(())
-    });
-    match made {
-        Ok(out) => out,
-    }
+    written_by(n, GRAIN, |chunk, blank| {
+        blank.map(inputs.map(|v| &v[chunk * GRAIN..]), f);
+    })
 }
 
 /// Elements that are written from first to last.

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::super::value::{broadcast_shape, volume};
 use super::binary::{BinaryOp, binary, summed};
-use super::fresh::try_fresh;
+use super::fresh::{try_fresh, written_by};
 use super::{GRAIN, contiguous};
 
 /// NumPy's `matmul`: the last two axes are matrices, the others are broadcast; vectors are taken as a row or a column.
@@ -174,13 +174,12 @@ fn products(a: &Stack<'_>, b: &Stack<'_>, count: usize, bias: &[f32]) -> Result<
             .next_multiple_of(ROWS);
         let (left, right) = (a.matrix(0)?, b.matrix(0)?);
         if a.strides.0 == 1 && k >= m && bias.is_empty() {
-            return summed_products(left, right);
+            return Ok(summed_products(left, right));
         }
-        return try_fresh(m * n, rows * n, |part, out| {
+        return Ok(written_by(m * n, rows * n, |part, out| {
             let rows = part * rows..((part + 1) * rows).min(m);
             out.product(left.slice(s![rows, ..]), right, bias);
-            Ok(())
-        });
+        }));
     }
     let together = if work < PARALLEL_FROM { count } else { 1 };
     try_fresh(count * m * n, together * size, |part, out| {
@@ -192,7 +191,7 @@ fn products(a: &Stack<'_>, b: &Stack<'_>, count: usize, bias: &[f32]) -> Result<
 }
 
 /// The product of a matrix that lies column by column, the columns shared among all threads: some rows of it would have to be copied.
-fn summed_products(left: ArrayView2<'_, f32>, right: ArrayView2<'_, f32>) -> Result<Vec<f32>> {
+fn summed_products(left: ArrayView2<'_, f32>, right: ArrayView2<'_, f32>) -> Vec<f32> {
     let (m, k, n) = (left.nrows(), left.ncols(), right.ncols());
     let width = k
         .div_ceil(rayon::current_num_threads())
@@ -203,12 +202,9 @@ fn summed_products(left: ArrayView2<'_, f32>, right: ArrayView2<'_, f32>) -> Res
             left.slice(s![.., columns.clone()]),
             right.slice(s![columns, ..]),
         );
-        try_fresh(m * n, m * n, |_, out| {
-            out.product(left, right, &[]);
-            Ok(())
-        })
+        written_by(m * n, m * n, |_, out| out.product(left, right, &[]))
     });
-    let parts: Vec<Vec<f32>> = parts.collect::<Result<_>>()?;
+    let parts: Vec<Vec<f32>> = parts.collect();
     let mut parts = parts.into_iter();
     let mut sum = parts.next().unwrap_or_default();
     for part in parts {
@@ -216,7 +212,7 @@ fn summed_products(left: ArrayView2<'_, f32>, right: ArrayView2<'_, f32>) -> Res
             .zip(part.par_chunks(GRAIN))
             .for_each(|(sum, part)| sum.iter_mut().zip(part).for_each(|(s, p)| *s += p));
     }
-    Ok(sum)
+    sum
 }
 
 /// The products of two stacks with a bias.

@@ -48,27 +48,7 @@ pub(super) fn normalize(rows: &mut [f32], n: usize) {
     }
 }
 
-/// Makes the gradients `g` of probabilities `y` those of their logits, in rows of `n`; inside [`vectorized`].
-#[inline(always)]
-pub(super) fn normalize_back(y: &[f32], g: &mut [f32], n: usize) {
-    for (y, g) in y.chunks_exact(n).zip(g.chunks_exact_mut(n)) {
-        let (ys, y_rest) = y.as_chunks::<LANES>();
-        let (gs, g_rest) = g.as_chunks::<LANES>();
-        let mut parts = [0.0f32; LANES];
-        for (y, g) in ys.iter().zip(gs) {
-            for ((part, y), g) in parts.iter_mut().zip(y).zip(g) {
-                *part += y * g;
-            }
-        }
-        let rest: f32 = y_rest.iter().zip(g_rest).map(|(y, g)| y * g).sum();
-        let dot = parts.iter().sum::<f32>() + rest;
-        for (g, &y) in g.iter_mut().zip(y) {
-            *g = y * (*g - dot);
-        }
-    }
-}
-
-/// The closures of [`vectorized`] are inlined into it: what they call must be as well.
+/// Some rows forward.
 struct Rows<'a> {
     y: &'a mut [f32],
     n: usize,
@@ -108,6 +88,11 @@ impl CustomOp1 for Softmax {
     }
 }
 
+/// Makes the gradients `g` of probabilities `y` those of their logits, in rows of `n`.
+pub(super) fn normalize_back(y: &[f32], g: &mut [f32], n: usize) {
+    vectorized(Backward { y, g, n });
+}
+
 /// Some rows backward.
 struct Backward<'a> {
     y: &'a [f32],
@@ -120,7 +105,25 @@ impl NullaryFnOnce for Backward<'_> {
 
     #[inline(always)]
     fn call(self) {
-        normalize_back(self.y, self.g, self.n);
+        for (y, g) in self
+            .y
+            .chunks_exact(self.n)
+            .zip(self.g.chunks_exact_mut(self.n))
+        {
+            let (ys, y_rest) = y.as_chunks::<LANES>();
+            let (gs, g_rest) = g.as_chunks::<LANES>();
+            let mut parts = [0.0f32; LANES];
+            for (y, g) in ys.iter().zip(gs) {
+                for ((part, y), g) in parts.iter_mut().zip(y).zip(g) {
+                    *part += y * g;
+                }
+            }
+            let rest: f32 = y_rest.iter().zip(g_rest).map(|(y, g)| y * g).sum();
+            let dot = parts.iter().sum::<f32>() + rest;
+            for (g, &y) in g.iter_mut().zip(y) {
+                *g = y * (*g - dot);
+            }
+        }
     }
 }
 
@@ -133,8 +136,7 @@ pub(crate) fn softmax_gradient(y: &Tensor, g: &Tensor) -> Result<Tensor> {
             fresh(y.len(), some, |c, dx| {
                 let at = c * some..c * some + dx.len();
                 dx.copy_from_slice(&g[at.clone()]);
-                let (y, g) = (&y[at], dx);
-                vectorized(Backward { y, g, n });
+                normalize_back(&y[at], dx, n);
             })
         })
     })??;

@@ -96,22 +96,6 @@ impl NullaryFnOnce for Probabilities<'_> {
     }
 }
 
-/// From the gradients of probabilities to those of scores.
-struct Backward<'a> {
-    probabilities: &'a [f32],
-    gradients: &'a mut [f32],
-    seen: usize,
-}
-
-impl NullaryFnOnce for Backward<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        normalize_back(self.probabilities, self.gradients, self.seen);
-    }
-}
-
 /// One head of a sample in `[L, H, D]`.
 fn head(data: &[f32], [length, heads, width]: [usize; 3], head: usize) -> Matrix<'_> {
     Matrix {
@@ -214,11 +198,7 @@ impl Sample<'_> {
             let dv = (&mut dv[at * s.given..], s.heads * s.given);
             multiply(1.0, probabilities.t(), g, dv, &mut room);
             multiply(1.0, g, values.t(), (&mut slopes, s.seen), &mut room);
-            vectorized(Backward {
-                probabilities: &scores,
-                gradients: &mut slopes,
-                seen: s.seen.max(1),
-            });
+            normalize_back(&scores, &mut slopes, s.seen.max(1));
             if !all.is_empty() {
                 all[at * slopes.len()..][..slopes.len()].copy_from_slice(&slopes);
             }
