@@ -32,7 +32,7 @@ pub use error::{QatError, Result};
 pub use fake_quant::{FakeQuant, QatPhase, QatSchedule, StepInit, Steps};
 pub use fit::{FitConfig, FitReport, fit_ahead, fit_layer, fit_train, output_error};
 pub use layers::{DenseLinear, Embedding, FixedLinear, Layer, TtLinear, TuckerLinear};
-pub use optim::{AdamState, AdamW, Moment, Optimizer, Schedule, Sgd, clip_gradients};
+pub use optim::{AdamSlot, AdamState, AdamW, Moment, Optimizer, Schedule, Sgd, clip_gradients};
 pub use parameter::{Gradients, Parameter, ParameterKind};
 pub use train::{
     Activation, Network, NetworkState, Objective, TrainConfig, TrainReport, TrainState, accuracy,

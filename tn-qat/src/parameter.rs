@@ -136,13 +136,20 @@ impl<T: Real> Gradients<T> {
         self.values.iter_mut().for_each(|g| g.fill(T::zero()));
     }
 
-    /// Sum of squares over all, in f64.
+    /// Sum of squares over all, in f64, in eight interleaved parts.
     pub fn norm_sq(&self) -> f64 {
-        self.values
-            .iter()
-            .flatten()
-            .map(|g| g.widen() * g.widen())
-            .sum()
+        let square = |g: &T| g.widen() * g.widen();
+        let mut parts = [0.0; 8];
+        for values in &self.values {
+            let (blocks, rest) = values.as_chunks::<8>();
+            for block in blocks {
+                for (part, g) in parts.iter_mut().zip(block) {
+                    *part += square(g);
+                }
+            }
+            parts[0] += rest.iter().map(square).sum::<f64>();
+        }
+        parts.iter().sum()
     }
 
     /// Multiplies all by one factor.

@@ -320,14 +320,31 @@ impl FakeQuant {
 
 /// Masks `g` and returns the sums of `g dŵ/ds` and `g dŵ/dz`.
 fn backward_chunk<T: Real>(clip: Clip<T>, w: &[T], g: &mut [T]) -> (T, T) {
+    const LANES: usize = 8;
     let magic = magic::<T>();
-    let (mut ds, mut dz) = (T::zero(), T::zero());
-    for (g, &w) in g.iter_mut().zip(w) {
+    let one = |g: &mut T, w: T| {
         let (v, clamped, q) = clip.map(w, magic);
         let inside = v == clamped;
-        ds += *g * if inside { q - v } else { q };
-        dz += if inside { T::zero() } else { -*g * clip.step };
+        let ds = *g * if inside { q - v } else { q };
+        let dz = if inside { T::zero() } else { -*g * clip.step };
         *g = if inside { *g } else { T::zero() };
+        (ds, dz)
+    };
+    let (mut ds, mut dz) = ([T::zero(); LANES], [T::zero(); LANES]);
+    let (ws, w_rest) = w.as_chunks::<LANES>();
+    let (gs, g_rest) = g.as_chunks_mut::<LANES>();
+    for (g, w) in gs.iter_mut().zip(ws) {
+        for k in 0..LANES {
+            let (s, z) = one(&mut g[k], w[k]);
+            ds[k] += s;
+            dz[k] += z;
+        }
     }
-    (ds, dz)
+    for (g, &w) in g_rest.iter_mut().zip(w_rest) {
+        let (s, z) = one(g, w);
+        ds[0] += s;
+        dz[0] += z;
+    }
+    let sum = |parts: [T; LANES]| parts.into_iter().fold(T::zero(), |a, b| a + b);
+    (sum(ds), sum(dz))
 }

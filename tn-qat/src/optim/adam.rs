@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tn_formats::Real;
 
-use super::{Moments, Optimizer, check, moved, seen, state};
+use super::{Moments, Optimizer, check, fit, moved, seen};
 use crate::error::{QatError, Result, check_len};
 use crate::parameter::{Gradients, Parameter, ParameterKind};
 
@@ -161,7 +161,7 @@ impl<T: Real> AdamStep<T> {
             let g = seen(*x, g, self.kind);
             *m = b1 * *m + (T::one() - b1) * g;
             *v = b2 * *v + (T::one() - b2) * g * g;
-            let root = v.widen().sqrt() / self.root_hat;
+            let root = v.widen().sqrt() * self.root_hat;
             let update = self.rate_hat * m.widen() / (root + self.epsilon);
             *x = moved(*x, update + self.decay * x.widen(), self.kind);
         }
@@ -172,7 +172,77 @@ impl<T: Real> AdamStep<T> {
 const GRAIN: usize = 1 << 15;
 
 impl<T: Real> AdamW<T> {
-    /// Steps the rows of a table that have a gradient, and leaves the others and their moments as they are: [`Optimizer::step`]
+    /// The slots up to `count`, to be stepped side by side.
+    ///
+    /// ```
+    /// use tn_qat::{AdamW, Gradients, Parameter, ParameterKind};
+    /// let mut layers = [1.0, 2.0].map(|x| [Parameter::new("x", ParameterKind::Weight, &[1], vec![x]).unwrap()]);
+    /// let mut adam = AdamW::<f64>::default();
+    /// std::thread::scope(|threads| {
+    ///     for (slot, x) in adam.slots(2).into_iter().zip(&mut layers) {
+    ///         threads.spawn(move || {
+    ///             let mut g = Gradients::zeros(x);
+    ///             g.iter_mut().for_each(|g| g.fill(3.0));
+    ///             slot.step(x, &g, 0.5)
+    ///         });
+    ///     }
+    /// });
+    /// assert!((layers[0][0].values()[0] - 0.5).abs() < 1e-8);
+    /// assert!((layers[1][0].values()[0] - 1.5).abs() < 1e-8);
+    /// ```
+    pub fn slots(&mut self, count: usize) -> Vec<AdamSlot<'_, T>> {
+        let longer = |len: usize| len.max(count);
+        self.steps.resize(longer(self.steps.len()), 0);
+        for moments in [&mut self.mean, &mut self.square] {
+            moments.resize_with(longer(moments.len()), Vec::new);
+        }
+        let moments = self.mean.iter_mut().zip(&mut self.square);
+        let slots = self.steps.iter_mut().zip(moments).take(count);
+        slots
+            .map(|(steps, (mean, square))| AdamSlot {
+                betas: self.betas,
+                epsilon: self.epsilon,
+                weight_decay: self.weight_decay,
+                steps,
+                mean,
+                square,
+            })
+            .collect()
+    }
+}
+
+/// One slot of [`AdamW`], for one step.
+#[derive(Debug)]
+pub struct AdamSlot<'a, T> {
+    betas: (f64, f64),
+    epsilon: f64,
+    weight_decay: f64,
+    steps: &'a mut u64,
+    mean: &'a mut Moments<T>,
+    square: &'a mut Moments<T>,
+}
+
+impl<T: Real> AdamSlot<'_, T> {
+    /// [`Optimizer::step`] of this slot.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn step(
+        self,
+        parameters: &mut [Parameter<T>],
+        gradients: &Gradients<T>,
+        rate: f64,
+    ) -> Result<()> {
+        self.each(parameters, gradients, rate, |step, x, g, m, v| {
+            x.par_chunks_mut(GRAIN)
+                .zip(g.par_chunks(GRAIN))
+                .zip(m.par_chunks_mut(GRAIN))
+                .zip(v.par_chunks_mut(GRAIN))
+                .for_each(|(((x, g), m), v)| step.run(x, g, m, v));
+        })
+    }
+
+    /// Steps the rows of a table that have a gradient, and leaves the others and their moments as they are: [`AdamSlot::step`]
     /// for parameters that all consist of `count` rows, of which `rows` lists some.
     ///
     /// # Numerics
@@ -189,14 +259,16 @@ impl<T: Real> AdamW<T> {
     /// let mut x = [Parameter::new("x", ParameterKind::Weight, &[3, 2], vec![1.0f64; 6])?];
     /// let mut g = Gradients::zeros(&x);
     /// g.iter_mut().for_each(|g| g.fill(-5.0));
-    /// AdamW::default().step_rows(0, &mut x, &g, 1.0, (3, &[1]))?;
+    /// let mut adam = AdamW::default();
+    /// for slot in adam.slots(1) {
+    ///     slot.step_rows(&mut x, &g, 1.0, (3, &[1]))?;
+    /// }
     /// let rounded: Vec<f64> = x[0].values().iter().map(|v| v.round()).collect();
     /// assert_eq!(rounded, [1.0, 1.0, 2.0, 2.0, 1.0, 1.0]);
     /// # Ok::<(), tn_qat::QatError>(())
     /// ```
     pub fn step_rows(
-        &mut self,
-        slot: usize,
+        self,
         parameters: &mut [Parameter<T>],
         gradients: &Gradients<T>,
         rate: f64,
@@ -213,7 +285,7 @@ impl<T: Real> AdamW<T> {
             let width = p.values().len() / count.max(1);
             check_len("rows of a parameter", width * count, p.values().len())?;
         }
-        self.each(slot, parameters, gradients, rate, |step, x, g, m, v| {
+        self.each(parameters, gradients, rate, |step, x, g, m, v| {
             let width = x.len() / count.max(1);
             for &row in rows {
                 let at = row * width..(row + 1) * width;
@@ -227,35 +299,28 @@ impl<T: Real> AdamW<T> {
         })
     }
 
-    /// Counts a step of the slot and hands out its parameters with gradients and moments.
+    /// Counts a step and hands out the parameters with gradients and moments.
     fn each(
-        &mut self,
-        slot: usize,
+        self,
         parameters: &mut [Parameter<T>],
         gradients: &Gradients<T>,
         rate: f64,
         run: impl Fn(AdamStep<T>, &mut [T], &[T], &mut [T], &mut [T]),
     ) -> Result<()> {
         gradients.check(parameters)?;
-        let mean = state(&mut self.mean, slot, parameters)?;
-        let square = state(&mut self.square, slot, parameters)?;
-        if self.steps.len() <= slot {
-            self.steps.resize(slot + 1, 0);
-        }
-        self.steps[slot] += 1;
-        let t = i32::try_from(self.steps[slot]).unwrap_or(i32::MAX);
+        fit(self.mean, parameters)?;
+        fit(self.square, parameters)?;
+        *self.steps += 1;
+        let t = i32::try_from(*self.steps).unwrap_or(i32::MAX);
         let (b1, b2) = self.betas;
-        for (((p, g), m), v) in parameters
-            .iter_mut()
-            .zip(gradients.iter())
-            .zip(mean)
-            .zip(square)
-        {
+        let moments = self.mean.iter_mut().zip(self.square);
+        let each = parameters.iter_mut().zip(gradients.iter()).zip(moments);
+        for ((p, g), (m, v)) in each {
             let kind = p.kind();
             let step = AdamStep {
                 betas: (T::narrow(b1), T::narrow(b2)),
                 rate_hat: rate / (1.0 - b1.powi(t)),
-                root_hat: (1.0 - b2.powi(t)).sqrt(),
+                root_hat: 1.0 / (1.0 - b2.powi(t)).sqrt(),
                 epsilon: self.epsilon,
                 decay: if kind == ParameterKind::Weight {
                     rate * self.weight_decay
@@ -278,12 +343,7 @@ impl<T: Real> Optimizer<T> for AdamW<T> {
         gradients: &Gradients<T>,
         rate: f64,
     ) -> Result<()> {
-        self.each(slot, parameters, gradients, rate, |step, x, g, m, v| {
-            x.par_chunks_mut(GRAIN)
-                .zip(g.par_chunks(GRAIN))
-                .zip(m.par_chunks_mut(GRAIN))
-                .zip(v.par_chunks_mut(GRAIN))
-                .for_each(|(((x, g), m), v)| step.run(x, g, m, v));
-        })
+        let slot = self.slots(slot + 1).pop();
+        slot.map_or(Ok(()), |slot| slot.step(parameters, gradients, rate))
     }
 }

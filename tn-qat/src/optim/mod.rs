@@ -14,7 +14,7 @@ use tn_formats::Real;
 use crate::error::{QatError, Result, check_len};
 use crate::parameter::{Gradients, Parameter, ParameterKind};
 
-pub use adam::{AdamState, AdamW, Moment};
+pub use adam::{AdamSlot, AdamState, AdamW, Moment};
 pub use schedule::Schedule;
 
 /// Multiplies all gradients by one factor so that their common norm is at most `limit`; returns the norm before.
@@ -54,15 +54,8 @@ pub trait Optimizer<T: Real> {
 /// One slot's moments, a vector for each parameter.
 type Moments<T> = Vec<Vec<T>>;
 
-fn state<'a, T: Real>(
-    slots: &'a mut Vec<Moments<T>>,
-    slot: usize,
-    parameters: &[Parameter<T>],
-) -> Result<&'a mut Moments<T>> {
-    if slots.len() <= slot {
-        slots.resize_with(slot + 1, Vec::new);
-    }
-    let moments = &mut slots[slot];
+/// Makes the moments of a slot that has none yet, and checks that they fit the parameters.
+fn fit<T: Real>(moments: &mut Moments<T>, parameters: &[Parameter<T>]) -> Result<()> {
     if moments.is_empty() {
         *moments = parameters
             .iter()
@@ -81,7 +74,7 @@ fn state<'a, T: Real>(
             p.values().len(),
         )?;
     }
-    Ok(moments)
+    Ok(())
 }
 
 /// The largest change of a step's logarithm at once.
@@ -175,7 +168,11 @@ impl<T: Real> Optimizer<T> for Sgd<T> {
         rate: f64,
     ) -> Result<()> {
         gradients.check(parameters)?;
-        let velocity = state(&mut self.velocity, slot, parameters)?;
+        if self.velocity.len() <= slot {
+            self.velocity.resize_with(slot + 1, Vec::new);
+        }
+        let velocity = &mut self.velocity[slot];
+        fit(velocity, parameters)?;
         let momentum = T::narrow(self.momentum);
         for ((p, g), v) in parameters.iter_mut().zip(gradients.iter()).zip(velocity) {
             let kind = p.kind();
