@@ -61,12 +61,11 @@ fn errors(
             labels: None,
             mixture: None,
         };
-        let ready = objective.ready(&feeds, objective.teach(&feeds)?)?;
+        let taught = objective.teach(&feeds)?;
+        let ready = objective.ready(&feeds)?;
         let leaves = trained.leaves(&ready.rows)?;
-        for (sum, error) in sums
-            .iter_mut()
-            .zip(objective.errors(&ready, &leaves, &batch)?)
-        {
+        let errors = objective.errors(&ready, &leaves, &taught, &batch)?;
+        for (sum, error) in sums.iter_mut().zip(errors) {
             *sum += error * samples.len() as f64;
         }
     }

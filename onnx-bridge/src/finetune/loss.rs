@@ -2,51 +2,57 @@
 
 use candle_core::{Result, Tensor, Var};
 
-use super::kernels::{BinaryOp, UnaryOp, binary, relative_gap, unary};
+use super::kernels::{BinaryOp, UnaryOp, binary, matmul, relative_gap, unary};
 use super::mix::Mixture;
 use super::tape::add;
 
-/// A loss that is summed up term by term.
-pub(crate) struct Sum {
+/// What a value of the student loses, summed up term by term.
+pub(crate) struct Loss<'a> {
+    student: &'a Tensor,
+    /// Whether its gradient is asked for.
+    sloped: bool,
     pub(crate) value: f64,
-    /// Its gradients by the values compared, in their order; `None` where they are not asked for.
-    pub(crate) gradients: Option<Vec<Option<Tensor>>>,
+    pub(crate) gradient: Option<Tensor>,
 }
 
-impl Sum {
-    /// A term of value `k`, `s`, that candle differentiates.
+impl<'a> Loss<'a> {
+    pub(crate) fn new(student: &'a Tensor, sloped: bool) -> Self {
+        Self {
+            student,
+            sloped,
+            value: 0.0,
+            gradient: None,
+        }
+    }
+
+    /// Adds a term that candle differentiates.
     pub(crate) fn add(
         &mut self,
-        (k, s): (usize, &Tensor),
         weight: f64,
         term: impl FnOnce(&Tensor) -> Result<Tensor>,
     ) -> Result<()> {
-        let Some(gradients) = &mut self.gradients else {
-            self.value += weight * number(&term(&s.detach())?)?;
+        if !self.sloped {
+            self.value += weight * number(&term(&self.student.detach())?)?;
             return Ok(());
-        };
-        let variable = Var::from_tensor(s)?;
+        }
+        let variable = Var::from_tensor(self.student)?;
         let term = (term(variable.as_tensor())? * weight)?;
         self.value += number(&term)?;
         let gradient = term.backward()?.remove(&variable).map(|g| g.detach());
-        add(&mut gradients[k], gradient)
+        add(&mut self.gradient, gradient)
     }
 
-    /// `|s - t|^2 / |t|^2` of value `k`, with a weight of 0 or 1 for every position of the leading axes.
+    /// Adds `|s - t|^2 / |t|^2`, with a weight of 0 or 1 for every position of the leading axes.
     pub(crate) fn add_relative_error(
         &mut self,
-        (k, s): (usize, &Tensor),
         weight: f64,
         teacher: &Tensor,
         keep: Option<&Tensor>,
     ) -> Result<()> {
-        let wanted = self.gradients.is_some().then_some(weight);
-        let (value, gradient) = relative_gap(s, teacher, keep, wanted)?;
+        let wanted = self.sloped.then_some(weight);
+        let (value, gradient) = relative_gap(self.student, teacher, keep, wanted)?;
         self.value += weight * value;
-        match &mut self.gradients {
-            None => Ok(()),
-            Some(gradients) => add(&mut gradients[k], gradient),
-        }
+        add(&mut self.gradient, gradient)
     }
 }
 
@@ -99,18 +105,21 @@ pub(crate) fn cross_entropy(
 
 /// Rows of length 1: the mean over the positions that `keep` leaves, then normalized.
 fn pooled(x: &Tensor, keep: Option<&Tensor>) -> Result<Tensor> {
-    let rows = x.dims().first().copied().unwrap_or(1);
-    let flat = match (x.rank(), keep) {
-        (3, Some(keep)) => {
-            let count = keep.sum(1)?.clamp(1.0f32, f32::MAX)?;
-            binary(
-                &binary(x, keep, BinaryOp::Mul)?.sum(1)?,
-                &count,
-                BinaryOp::Div,
-            )?
+    let flat = match x.dims() {
+        &[rows, length, _] => {
+            let weights = match keep {
+                Some(keep) => {
+                    let count = keep.sum_keepdim(1)?.clamp(1.0f32, f32::MAX)?;
+                    binary(keep, &count, BinaryOp::Div)?.transpose(1, 2)?
+                }
+                None => {
+                    let each = 1.0 / length.max(1) as f32;
+                    Tensor::full(each, (rows, 1, length), x.device())?
+                }
+            };
+            matmul(&weights, x)?.squeeze(1)?
         }
-        (3, None) => x.mean(1)?,
-        _ => x.reshape((rows, x.elem_count() / rows.max(1)))?,
+        _ => x.flatten_from(1)?,
     };
     let norm = unary(
         &(unary(&flat, UnaryOp::Pow(2.0))?.sum_keepdim(1)? + 1e-12)?,
@@ -130,7 +139,7 @@ pub(crate) fn geometry(
     let cosine = binary(&s, &t, BinaryOp::Mul)?
         .sum_all()?
         .affine(-1.0 / rows, 1.0)?;
-    let own = super::kernels::matmul(&s, &s.t()?)?;
+    let own = matmul(&s, &s.t()?)?;
     let wanted = t.matmul(&t.t()?)?;
     let gap = unary(&binary(&own, &wanted, BinaryOp::Sub)?, UnaryOp::Pow(2.0))?.mean_all()?;
     cosine + gap

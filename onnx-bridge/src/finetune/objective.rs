@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use super::config::{FinetuneConfig, LossKind};
 use super::fusing::fuse;
 use super::kernels::relative_gap;
-use super::loss::{self, Sum};
+use super::loss::{self, Loss};
 use super::mix::Mixture;
 use super::program::{Prepared, Program, Request};
 use super::student::{Student, TableLookup, TableRows, states};
@@ -58,9 +59,11 @@ fn trouble(error: candle_core::Error) -> Error {
     }
 }
 
-/// The teacher's values and the part of the student that no trained value reaches.
+/// What the teacher makes of a batch: the values compared, in order.
+pub(crate) type Taught = Vec<Tensor>;
+
+/// The part of the student that no trained value reaches.
 pub(crate) struct Ready {
-    teacher: Vec<Tensor>,
     student: Prepared,
     /// The rows of tables that the batch looks up.
     pub(crate) rows: TableRows,
@@ -178,10 +181,11 @@ impl Objective {
         &self,
         ready: &Ready,
         leaves: &[Tensor],
+        taught: &Taught,
         batch: &Batch<'_>,
     ) -> Result<Vec<f64>> {
         let student = floats(self.student.run(&ready.student, leaves)?, "student")?;
-        let each = student.iter().zip(&ready.teacher);
+        let each = student.iter().zip(taught);
         each.map(|(s, t)| relative_gap(s, t, batch.keep_of(s), None).map(|(value, _)| value))
             .collect::<candle_core::Result<_>>()
             .map_err(trouble)
@@ -192,28 +196,23 @@ impl Objective {
         self.student.counts()
     }
 
-    /// What the teacher makes of a batch: the values compared, in order.
+    /// Runs the teacher.
     ///
     /// # Errors
     /// [`Error::Evaluate`].
-    pub(crate) fn teach(&self, feeds: &BTreeMap<String, Value>) -> Result<Vec<Tensor>> {
+    pub(crate) fn teach(&self, feeds: &BTreeMap<String, Value>) -> Result<Taught> {
         let values = self.teacher.run(&self.teacher.prepare(feeds)?, &[])?;
         floats(values, "teacher")
     }
 
-    /// Runs what of the student needs no tape; `teacher` is what [`Objective::teach`] makes of the same batch.
+    /// Runs what of the student needs no tape.
     ///
     /// # Errors
     /// [`Error::Evaluate`].
-    pub(crate) fn ready(
-        &self,
-        feeds: &BTreeMap<String, Value>,
-        teacher: Vec<Tensor>,
-    ) -> Result<Ready> {
+    pub(crate) fn ready(&self, feeds: &BTreeMap<String, Value>) -> Result<Ready> {
         let mut prepared = self.student.prepare(feeds)?;
         let rows = self.look_up(&mut prepared)?;
         Ok(Ready {
-            teacher,
             student: prepared,
             rows,
         })
@@ -264,16 +263,25 @@ impl Objective {
         Ok(rows)
     }
 
-    /// The loss of one batch.
+    /// The loss of one batch; `taught` gives what the teacher makes of it, and runs beside the student.
     ///
     /// # Errors
     /// [`Error::Evaluate`].
-    pub(crate) fn loss(&self, ready: &Ready, leaves: &[Tensor], batch: &Batch<'_>) -> Result<f64> {
-        let student = floats(self.student.run(&ready.student, leaves)?, "student")?;
-        Ok(self.compare(&student, ready, batch, None)?.value)
+    pub(crate) fn loss(
+        &self,
+        ready: &Ready,
+        leaves: &[Tensor],
+        taught: impl FnOnce() -> Result<Taught> + Send,
+        batch: &Batch<'_>,
+    ) -> Result<f64> {
+        let run = || self.student.run(&ready.student, leaves);
+        let (values, taught) = rayon::join(run, taught);
+        let student = floats(values?, "student")?;
+        let lost = self.compare(&student, &taught?, batch, false)?;
+        Ok(lost.iter().map(|l| l.value).sum())
     }
 
-    /// The loss of one batch, and its gradients by `leaves`; `None` for one that it does not depend on.
+    /// The loss of one batch as [`Objective::loss`] has it, and its gradients by `leaves`; `None` for one that it does not depend on.
     ///
     /// # Errors
     /// [`Error::Evaluate`].
@@ -281,37 +289,41 @@ impl Objective {
         &self,
         ready: &Ready,
         leaves: &[Tensor],
+        taught: impl FnOnce() -> Result<Taught> + Send,
         batch: &Batch<'_>,
     ) -> Result<(f64, Vec<Option<Tensor>>)> {
-        let (values, tape) = self.student.record(&ready.student, leaves)?;
+        // An operator of either finds work for a thread that the other leaves idle.
+        let record = || self.student.record(&ready.student, leaves);
+        let (recorded, taught) = rayon::join(record, taught);
+        let (values, tape) = recorded?;
         let student = floats(values, "student")?;
-        let wanted = Some(vec![None; student.len()]);
-        let sum = self.compare(&student, ready, batch, wanted)?;
-        let gradients = sum.gradients.unwrap_or_default();
-        Ok((sum.value, self.student.backward(tape, gradients)?))
+        let lost = self.compare(&student, &taught?, batch, true)?;
+        let value = lost.iter().map(|l| l.value).sum();
+        let gradients = lost.into_iter().map(|l| l.gradient).collect();
+        Ok((value, self.student.backward(tape, gradients)?))
     }
 
-    fn compare(
+    /// What every value of the student loses, with gradients where they are `sloped`.
+    fn compare<'a>(
         &self,
-        student: &[Tensor],
-        ready: &Ready,
+        student: &'a [Tensor],
+        taught: &Taught,
         batch: &Batch<'_>,
-        gradients: Option<Vec<Option<Tensor>>>,
-    ) -> Result<Sum> {
-        let mut sum = Sum {
-            value: 0.0,
-            gradients,
-        };
-        for (k, (s, t)) in student.iter().zip(&ready.teacher).enumerate() {
-            self.add(&mut sum, (k, s), t, batch).map_err(trouble)?;
-        }
-        Ok(sum)
+        sloped: bool,
+    ) -> Result<Vec<Loss<'a>>> {
+        let each = student.par_iter().zip(taught).enumerate();
+        each.map(|(k, (s, t))| {
+            let mut loss = Loss::new(s, sloped);
+            self.add(&mut loss, (k, s), t, batch).map_err(trouble)?;
+            Ok(loss)
+        })
+        .collect()
     }
 
     /// Adds what value `k`, `s` of the student, loses of the teacher's.
     fn add(
         &self,
-        sum: &mut Sum,
+        loss: &mut Loss<'_>,
         (k, s): (usize, &Tensor),
         teacher: &Tensor,
         batch: &Batch<'_>,
@@ -319,29 +331,27 @@ impl Objective {
         let keep = batch.keep_of(s);
         match self.outputs.get(k).map(|(_, kind)| kind) {
             Some(LossKind::Logits) => {
-                sum.add((k, s), 1.0, |s| {
-                    loss::divergence(s, teacher, self.temperature)
-                })?;
+                loss.add(1.0, |s| loss::divergence(s, teacher, self.temperature))?;
                 let labels = batch.labels.filter(|labels| {
                     self.labels_weight > 0.0
                         && matches!(s.dims(), [rows, _] if *rows == labels.len())
                 });
                 match labels {
-                    Some(labels) => sum.add((k, s), self.labels_weight, |s| {
+                    Some(labels) => loss.add(self.labels_weight, |s| {
                         loss::cross_entropy(s, labels, batch.mixture)
                     }),
                     None => Ok(()),
                 }
             }
             Some(kind) => {
-                sum.add_relative_error((k, s), 1.0, teacher, keep)?;
+                loss.add_relative_error(1.0, teacher, keep)?;
                 if *kind == LossKind::Embedding && s.rank() >= 2 {
-                    sum.add((k, s), 1.0, |s| loss::geometry(s, teacher, keep))?;
+                    loss.add(1.0, |s| loss::geometry(s, teacher, keep))?;
                 }
                 Ok(())
             }
             None if self.hidden_weight > 0.0 => {
-                sum.add_relative_error((k, s), self.hidden_weight, teacher, keep)
+                loss.add_relative_error(self.hidden_weight, teacher, keep)
             }
             None => Ok(()),
         }

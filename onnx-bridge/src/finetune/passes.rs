@@ -4,19 +4,18 @@ use std::collections::BTreeMap;
 
 use super::batches::SplitMix;
 use super::mix::mix;
-use super::objective::{Batch, Ready};
+use super::objective::{Batch, Taught};
 use super::train::Run;
 use super::value::Value;
 use crate::error::{Error, Result};
 
 impl Run<'_> {
-    /// What a batch needs before its first pass.
-    fn ready(&self, samples: &[usize], feeds: &BTreeMap<String, Value>) -> Result<Ready> {
-        let teacher = match &self.teacher {
-            Some(kept) => kept.of(samples)?,
-            None => self.objective.teach(feeds)?,
-        };
-        self.objective.ready(feeds, teacher)
+    /// What the teacher makes of a batch.
+    fn taught(&self, samples: &[usize], feeds: &BTreeMap<String, Value>) -> Result<Taught> {
+        match &self.teacher {
+            Some(kept) => kept.of(samples),
+            None => self.objective.teach(feeds),
+        }
     }
 
     /// The mean loss over the held-back samples.
@@ -31,9 +30,11 @@ impl Run<'_> {
                 labels: labels.as_deref(),
                 mixture: None,
             };
-            let ready = self.ready(&samples, batch.feeds)?;
+            let ready = self.objective.ready(batch.feeds)?;
             let leaves = self.student.leaves(&ready.rows)?;
-            sum += self.objective.loss(&ready, &leaves, &batch)? * samples.len() as f64;
+            let taught = || self.taught(&samples, batch.feeds);
+            let loss = self.objective.loss(&ready, &leaves, taught, &batch)?;
+            sum += loss * samples.len() as f64;
             count += samples.len();
         }
         Ok(sum / count.max(1) as f64)
@@ -63,9 +64,11 @@ impl Run<'_> {
                 labels: labels.as_deref(),
                 mixture: mixture.as_ref(),
             };
-            let ready = self.ready(samples, batch.feeds)?;
+            let ready = self.objective.ready(batch.feeds)?;
             let leaves = self.student.leaves(&ready.rows)?;
-            let (loss, gradients) = self.objective.gradients(&ready, &leaves, &batch)?;
+            let taught = || self.taught(samples, batch.feeds);
+            let found = self.objective.gradients(&ready, &leaves, taught, &batch);
+            let (loss, gradients) = found?;
             total += loss * f64::from(share);
             self.student
                 .accumulate(gradients, &ready.rows, share, &mut self.sums)?;

@@ -98,7 +98,7 @@ impl Attention<'_> {
     /// `softmax(scale q kᵀ + mask) v`, `[B, L, H, E]`.
     ///
     /// # Numerics
-    /// Products in f32 by the linear-algebra backend, probabilities as [`super::softmax_last`] makes them.
+    /// Products in f32, probabilities as [`super::softmax_last`] makes them, but 0 where they would be below 1e-19.
     ///
     /// # Errors
     /// For sizes that do not fit together.

@@ -142,28 +142,18 @@ impl Walk {
     }
 }
 
-/// `$made` with `$op` being a constant for the operators of arithmetic, so that a loop in it is one of vectors.
+/// `$made` with `$op` being a constant, so that a loop in it is one of vectors.
 macro_rules! fixed {
     ($chosen:expr, $op:ident => $made:expr) => {
-        match $chosen {
-            BinaryOp::Add => {
-                let $op = BinaryOp::Add;
+        fixed!(@ $chosen, $op => $made, Add Sub Mul Div Pow Max Min)
+    };
+    (@ $chosen:expr, $op:ident => $made:expr, $($kind:ident)*) => {
+        match $chosen {$(
+            BinaryOp::$kind => {
+                const $op: BinaryOp = BinaryOp::$kind;
                 $made
             }
-            BinaryOp::Sub => {
-                let $op = BinaryOp::Sub;
-                $made
-            }
-            BinaryOp::Mul => {
-                let $op = BinaryOp::Mul;
-                $made
-            }
-            BinaryOp::Div => {
-                let $op = BinaryOp::Div;
-                $made
-            }
-            $op => $made,
-        }
+        )*}
     };
 }
 
@@ -185,27 +175,27 @@ fn forward(a: &[f32], b: &[f32], wa: &Walk, wb: &Walk, n: usize, op: BinaryOp) -
         })
     };
     match (wa, wb) {
-        (Walk::Same, Walk::Same) => fixed!(op, op => mapped([a, b], |[x, y]| op.value(x, y))),
+        (Walk::Same, Walk::Same) => fixed!(op, OP => mapped([a, b], |[x, y]| OP.value(x, y))),
         (Walk::Same, Walk::Repeat(1)) => {
             let y = b[0];
-            fixed!(op, op => mapped([a], |[x]| op.value(x, y)))
+            fixed!(op, OP => mapped([a], |[x]| OP.value(x, y)))
         }
         (Walk::Same, Walk::Repeat(m)) if *m >= 16 => rows(*m, &|r, out| {
             let a = &a[r * m..];
-            specialized!(op, op => for ((o, &x), &y) in out.iter_mut().zip(a).zip(b) {
-                *o = op.value(x, y);
+            specialized!(op, OP => for ((o, &x), &y) in out.iter_mut().zip(a).zip(b) {
+                *o = OP.value(x, y);
             });
         }),
         (Walk::Repeat(m), Walk::Same) if *m >= 16 => rows(*m, &|r, out| {
             let b = &b[r * m..];
-            specialized!(op, op => for ((o, &x), &y) in out.iter_mut().zip(a).zip(b) {
-                *o = op.value(x, y);
+            specialized!(op, OP => for ((o, &x), &y) in out.iter_mut().zip(a).zip(b) {
+                *o = OP.value(x, y);
             });
         }),
         (Walk::Same, Walk::Stretch(m)) if *m >= 16 => rows(*m, &|r, out| {
             let (a, y) = (&a[r * m..], b[r]);
-            specialized!(op, op => for (o, &x) in out.iter_mut().zip(a) {
-                *o = op.value(x, y);
+            specialized!(op, OP => for (o, &x) in out.iter_mut().zip(a) {
+                *o = OP.value(x, y);
             });
         }),
         (
@@ -217,8 +207,8 @@ fn forward(a: &[f32], b: &[f32], wa: &Walk, wb: &Walk, n: usize, op: BinaryOp) -
             },
         ) if *length >= 16 => rows(*length, &|r, out| {
             let (a, b) = (&a[r * length..], &b[starts[r]..]);
-            specialized!(op, op => for ((o, &x), &y) in out.iter_mut().zip(a).zip(b) {
-                *o = op.value(x, y);
+            specialized!(op, OP => for ((o, &x), &y) in out.iter_mut().zip(a).zip(b) {
+                *o = OP.value(x, y);
             });
         }),
         _ => fresh(n, GRAIN, |c, out| {

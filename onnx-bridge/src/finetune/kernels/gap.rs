@@ -83,10 +83,12 @@ impl NullaryFnOnce for Sums<'_> {
         let (ss, s_rest) = self.s.as_chunks::<8>();
         let (ts, t_rest) = self.t.as_chunks::<8>();
         for (s, t) in ss.iter().zip(ts) {
-            for k in 0..8 {
-                let (gap, t) = (f64::from(s[k] - t[k]), f64::from(t[k]));
-                gaps[k] += gap * gap;
-                sizes[k] += t * t;
+            for ((sum, s), t) in gaps.iter_mut().zip(s).zip(t) {
+                let gap = f64::from(s - t);
+                *sum += gap * gap;
+            }
+            for (sum, &t) in sizes.iter_mut().zip(t) {
+                *sum += f64::from(t) * f64::from(t);
             }
         }
         for (&s, &t) in s_rest.iter().zip(t_rest) {

@@ -173,7 +173,7 @@ fn products(a: &Stack<'_>, b: &Stack<'_>, count: usize, bias: &[f32]) -> Result<
             .div_ceil(rayon::current_num_threads())
             .next_multiple_of(ROWS);
         let (left, right) = (a.matrix(0)?, b.matrix(0)?);
-        if a.strides.0 == 1 && k >= m && bias.is_empty() {
+        if a.strides.0 == 1 && k >= m.min(n) && bias.is_empty() {
             return Ok(summed_products(left, right));
         }
         return Ok(written_by(m * n, rows * n, |part, out| {

@@ -4,7 +4,7 @@ use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder};
 use pulp::NullaryFnOnce;
 use tn_formats::linalg::{Threads, gemm_with};
 
-use super::simd::vectorized;
+use super::simd::{fuses, vectorized};
 
 /// Elements of a right factor that stays in the first cache.
 const MOST: usize = 1 << 13;
@@ -52,7 +52,8 @@ impl<'a> Matrix<'a> {
 /// Writes `scale left right` to rows that are `stride` elements apart in `out`; `room` is overwritten.
 ///
 /// # Numerics
-/// Sums in f32 in the order of the inner extent, or by the linear-algebra backend where `right` is large.
+/// Sums in f32 in the order of the inner extent, of multiply-adds that are rounded once where the processor has them; by the
+/// linear-algebra backend where `right` is large.
 ///
 /// # Panics
 /// Where the shapes do not fit together.
@@ -77,22 +78,28 @@ pub(super) fn multiply(
     } else {
         turned(right, room)
     };
-    vectorized(Product {
+    let product = Product {
         scale,
         left,
         right,
         out,
         stride,
-    });
+    };
+    if fuses() {
+        vectorized(Fused(product));
+    } else {
+        vectorized(product);
+    }
 }
 
 /// The same matrix with rows that follow each other, in `room`.
 fn turned<'a>(of: Matrix<'_>, room: &'a mut Vec<f32>) -> Matrix<'a> {
     let ([rows, columns], [down, across]) = (of.shape, of.strides);
-    room.clear();
-    for row in 0..rows {
-        let line = of.data[row * down..].iter().step_by(across.max(1));
-        room.extend(line.take(columns));
+    room.resize(rows * columns, 0.0);
+    for column in 0..columns {
+        let line = of.data[column * across..].iter().step_by(down.max(1));
+        let out = room.iter_mut().skip(column).step_by(columns);
+        out.zip(line).for_each(|(out, &v)| *out = v);
     }
     Matrix::dense(room, of.shape)
 }
@@ -110,37 +117,59 @@ impl NullaryFnOnce for Product<'_> {
 
     #[inline(always)]
     fn call(mut self) {
-        let rows = self.left.shape[0];
-        let whole = rows - rows % ROWS;
-        for row in (0..whole).step_by(ROWS) {
-            self.rows::<ROWS>(row);
-        }
-        for row in whole..rows {
-            self.rows::<1>(row);
-        }
+        self.run(|sum, a, b| sum + a * b);
+    }
+}
+
+/// A product whose multiply-adds are rounded once.
+struct Fused<'a>(Product<'a>);
+
+impl NullaryFnOnce for Fused<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(mut self) {
+        self.0.run(|sum, a, b| a.mul_add(b, sum));
     }
 }
 
 impl Product<'_> {
     #[inline(always)]
-    fn rows<const R: usize>(&mut self, row: usize) {
-        let columns = self.right.shape[1];
-        let mut at = 0;
-        while at + COLUMNS <= columns {
-            self.tile::<R, COLUMNS>(row, at);
-            at += COLUMNS;
+    fn run(&mut self, add: impl Fn(f32, f32, f32) -> f32 + Copy) {
+        let rows = self.left.shape[0];
+        let whole = rows - rows % ROWS;
+        for row in (0..whole).step_by(ROWS) {
+            self.rows::<ROWS>(row, add);
         }
-        while at + FEWER <= columns {
-            self.tile::<R, FEWER>(row, at);
-            at += FEWER;
-        }
-        for at in at..columns {
-            self.tile::<R, 1>(row, at);
+        for row in whole..rows {
+            self.rows::<1>(row, add);
         }
     }
 
     #[inline(always)]
-    fn tile<const R: usize, const C: usize>(&mut self, row: usize, column: usize) {
+    fn rows<const R: usize>(&mut self, row: usize, add: impl Fn(f32, f32, f32) -> f32 + Copy) {
+        let columns = self.right.shape[1];
+        let mut at = 0;
+        while at + COLUMNS <= columns {
+            self.tile::<R, COLUMNS>(row, at, add);
+            at += COLUMNS;
+        }
+        while at + FEWER <= columns {
+            self.tile::<R, FEWER>(row, at, add);
+            at += FEWER;
+        }
+        for at in at..columns {
+            self.tile::<R, 1>(row, at, add);
+        }
+    }
+
+    #[inline(always)]
+    fn tile<const R: usize, const C: usize>(
+        &mut self,
+        row: usize,
+        column: usize,
+        add: impl Fn(f32, f32, f32) -> f32 + Copy,
+    ) {
         let [down, across] = self.left.strides;
         let mut sums = [[0.0f32; C]; R];
         for k in 0..self.left.shape[1] {
@@ -148,7 +177,7 @@ impl Product<'_> {
             for (r, sums) in sums.iter_mut().enumerate() {
                 let left = self.left.data[(row + r) * down + k * across];
                 for (sum, right) in sums.iter_mut().zip(right) {
-                    *sum += left * right;
+                    *sum = add(*sum, left, *right);
                 }
             }
         }

@@ -30,16 +30,31 @@ fn reduced(row: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
             *part = f(*part, v);
         }
     }
-    parts.iter().chain(rest).copied().fold(start, f)
+    let whole = halved(parts, &f);
+    rest.iter().copied().fold(whole, f)
 }
 
-/// Makes the logits in every row of `n` probabilities; inside [`vectorized`].
+/// All parts as one, the upper half onto the lower again and again.
 #[inline(always)]
-pub(super) fn normalize(rows: &mut [f32], n: usize) {
+fn halved(mut parts: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for k in 0..half {
+            parts[k] = f(parts[k], parts[k + half]);
+        }
+        half /= 2;
+    }
+    parts[0]
+}
+
+/// Makes the logits in every row of `n` probabilities, those that lie more than `reach` below the largest 0; inside [`vectorized`].
+#[inline(always)]
+pub(super) fn normalize(rows: &mut [f32], n: usize, reach: f32) {
     for row in rows.chunks_exact_mut(n) {
-        let top = reduced(row, f32::NEG_INFINITY, f32::max);
+        let top = reduced(row, f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
         for y in &mut *row {
-            *y = exp(*y - top);
+            let below = *y - top;
+            *y = if below < -reach { 0.0 } else { exp(below) };
         }
         let inverse = 1.0 / reduced(row, 0.0, |a, b| a + b);
         for y in row {
@@ -59,7 +74,7 @@ impl NullaryFnOnce for Rows<'_> {
 
     #[inline(always)]
     fn call(self) {
-        normalize(self.y, self.n);
+        normalize(self.y, self.n, f32::INFINITY);
     }
 }
 
@@ -119,7 +134,7 @@ impl NullaryFnOnce for Backward<'_> {
                 }
             }
             let rest: f32 = y_rest.iter().zip(g_rest).map(|(y, g)| y * g).sum();
-            let dot = parts.iter().sum::<f32>() + rest;
+            let dot = halved(parts, |a, b| a + b) + rest;
             for (g, &y) in g.iter_mut().zip(y) {
                 *g = y * (*g - dot);
             }

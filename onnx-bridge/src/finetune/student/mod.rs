@@ -10,7 +10,7 @@ mod trainable;
 
 use candle_core::Tensor;
 use rayon::prelude::*;
-use tn_qat::{AdamW, FakeQuant, Gradients, Optimizer, QatPhase};
+use tn_qat::{AdamW, FakeQuant, Gradients, QatPhase};
 
 use super::config::Train;
 use crate::error::{Error, Result};
@@ -278,31 +278,31 @@ impl Student {
         } else {
             1.0
         };
-        for (slot, trainable) in self.trainables.iter_mut().enumerate() {
-            let gradients = &mut sums.gradients[slot];
-            let moved = match &mut sums.touched[slot] {
+        let slots = optimizer.slots(self.trainables.len());
+        let sums = sums.gradients.par_iter_mut().zip(&mut sums.touched);
+        let each = self.trainables.par_iter_mut().zip(slots).zip(sums);
+        each.try_for_each(|((trainable, slot), (gradients, touched))| {
+            let rows = trainable.rows().unwrap_or(1).max(1);
+            let parameters = &mut trainable.parameters;
+            let moved = match touched {
                 None => {
                     if factor != 1.0 {
                         gradients.scale(factor);
                     }
-                    let moved = optimizer.step(slot, &mut trainable.parameters, gradients, rate);
+                    let moved = slot.step(parameters, gradients, rate);
                     gradients.clear();
                     moved
                 }
                 Some(touched) => {
-                    let rows = trainable.rows().unwrap_or(1).max(1);
                     scale_rows(gradients, rows, touched, factor as f32);
-                    let parameters = &mut trainable.parameters;
-                    let moved =
-                        optimizer.step_rows(slot, parameters, gradients, rate, (rows, touched));
+                    let moved = slot.step_rows(parameters, gradients, rate, (rows, touched));
                     scale_rows(gradients, rows, touched, 0.0);
                     touched.clear();
                     moved
                 }
             };
-            moved.map_err(|e| trouble(&trainable.value, e))?;
-        }
-        Ok(())
+            moved.map_err(|e| trouble(&trainable.value, e))
+        })
     }
 
     /// A copy of all numbers.

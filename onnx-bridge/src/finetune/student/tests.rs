@@ -63,16 +63,19 @@ fn check(teacher: &Model, data: &Dataset, spec: Spec, most: f64) {
         mixture: None,
     };
     let taught = objective.teach(&feeds).unwrap();
-    let ready = objective.ready(&feeds, taught).unwrap();
+    let taught = || Ok(taught.clone());
+    let ready = objective.ready(&feeds).unwrap();
     let leaves = student.leaves(&ready.rows).unwrap();
-    let (_, gradients) = objective.gradients(&ready, &leaves, &batch).unwrap();
+    let (_, gradients) = objective
+        .gradients(&ready, &leaves, taught, &batch)
+        .unwrap();
     let mut sums = student.sums();
     student
         .accumulate(gradients, &ready.rows, 1.0, &mut sums)
         .unwrap();
     let value = |student: &Student| -> f64 {
         let leaves = student.leaves(&ready.rows).unwrap();
-        objective.loss(&ready, &leaves, &batch).unwrap()
+        objective.loss(&ready, &leaves, taught, &batch).unwrap()
     };
     let size = value(&student);
     let mean = |v: &[f32]| {
