@@ -237,6 +237,25 @@ mod tests {
     }
 
     #[test]
+    fn far_scores_leave_no_subnormal_gradients() {
+        let t = |v: [f32; 2]| Tensor::from_slice(&v, (1, 2, 1, 1), &Device::Cpu).unwrap();
+        // Scores of 60 and 0: probabilities of 1 and of 9e-27, whose gradients the small ones below would make subnormal.
+        let (q, k, v) = (t([60.0, 60.0]), t([1.0, 0.0]), t([1.0, 2.0]));
+        let attention = Attention {
+            queries: &q,
+            keys: &k,
+            values: &v,
+            mask: None,
+            scale: 1.0,
+        };
+        let gradients = attention.gradients(&t([1e-15, 1e-15]), false).unwrap();
+        for gradient in gradients.into_iter().flatten() {
+            let values = gradient.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert!(values.iter().all(|g| !g.is_subnormal()), "{values:?}");
+        }
+    }
+
+    #[test]
     fn sizes_that_do_not_fit_are_named() {
         let t =
             |dims: &[usize]| Tensor::zeros(dims, candle_core::DType::F32, &Device::Cpu).unwrap();

@@ -85,6 +85,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn vectors_give_what_single_numbers_give() {
+        let x: Vec<f32> = (-9000..9000).map(|i| i as f32 / 100.0).collect();
+        let mut found = vec![0.0; x.len()];
+        vectorized(|| {
+            for (y, &x) in found.iter_mut().zip(&x) {
+                *y = exp(x) * 0.7 + x;
+            }
+        });
+        for (x, y) in x.into_iter().zip(found) {
+            assert_eq!(y.to_bits(), (exp(x) * 0.7 + x).to_bits(), "{x}");
+        }
+    }
+
+    #[test]
     fn exp_is_within_two_units() {
         let mut worst = 0.0f64;
         for i in -8600..8700 {
