@@ -62,6 +62,8 @@ impl<'a> Tracer<'a> {
         let mut moves = Vec::new();
         let mut node = last;
         let input = loop {
+            // A run that is longer than the graph goes in a circle.
+            (moves.len() < self.producers.len()).then_some(())?;
             let state = node.input.first()?.as_str();
             match node.op_type() {
                 "MatMul" => {
@@ -203,4 +205,25 @@ fn backward<'a>(moves: &[Move<'a>]) -> Option<Found<'a>> {
         },
         names,
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{ints_attribute, node};
+
+    #[test]
+    fn a_circle_is_no_train() {
+        let turn = |from: &str, to: &str| {
+            let perm = vec![ints_attribute("perm", &[1, 0])];
+            node("Transpose", to, &[from], to, perm)
+        };
+        let mut graph = GraphProto {
+            node: vec![turn("b", "a"), turn("a", "b")],
+            ..GraphProto::default()
+        };
+        let before = graph.clone();
+        fuse(&mut graph, &[]);
+        assert_eq!(graph, before);
+    }
 }
