@@ -163,7 +163,7 @@ impl<'c> Search<'c> {
                 best = Some((chosen, size));
             }
             let next = most.saturating_sub(other);
-            if (fits && next <= budget + budget / 2000) || (over && next >= budget) {
+            if (fits && next <= budget.saturating_add(budget / 2000)) || (over && next >= budget) {
                 break;
             }
             budget = if fits {
