@@ -6,10 +6,11 @@ mod common;
 
 use common::{floats, node, noise, proto, value};
 use onnx_bridge::calibrate::row_importance;
+use onnx_bridge::plan::{Candidate, Goal, MemoryStore, Session, compress_planned};
 use onnx_bridge::proto::{DataType, type_proto};
 use onnx_bridge::{
     CoreGranularity, Dataset, Engine, Format, Growth, Job, MappingChoice, Model, Outcome,
-    Quantization, SkipReason, Spec, Verdict, compress, dense_reference, inspect, verify,
+    Quantization, RunsOn, SkipReason, Spec, Verdict, compress, dense_reference, inspect, verify,
 };
 use quant_core::Bits;
 use tn_formats::npy::NpyArray;
@@ -170,7 +171,9 @@ fn factors_are_nearest_where_rows_are_looked_up() {
         (counted.len(), name.as_str(), rows.len()),
         (1, "table", ROWS)
     );
-    assert!((rows.iter().sum::<f64>() - 120.0 - 0.1 * ROWS as f64).abs() < 1e-9);
+    assert!((rows.iter().sum::<f64>() - ROWS as f64).abs() < 1e-9);
+    let least = rows.iter().copied().fold(f64::INFINITY, f64::min);
+    assert_eq!(least, 0.5, "a row that no sample looks up");
     let loss = |job: &Job| {
         let (rewritten, _) = compress(&model, job).unwrap();
         verify(&model, &rewritten, &data).unwrap().relative_l2
@@ -197,6 +200,45 @@ fn factors_are_nearest_where_rows_are_looked_up() {
         let (plain, weighted) = (loss(&plain), loss(&weighted));
         assert!(weighted < 0.7 * plain, "{spec:?}: {weighted} {plain}");
     }
+}
+
+#[test]
+fn a_plan_is_nearest_where_rows_are_looked_up() {
+    const ROWS: usize = 256;
+    let table = floats("table", &[ROWS, COLUMNS], |i| noise(1, i));
+    let nodes = vec![node("Gather", &["table", "ids"], "y", vec![])];
+    let mut ids = value("ids", &[0]);
+    if let Some(type_proto::Value::TensorType(t)) =
+        ids.r#type.as_mut().and_then(|t| t.value.as_mut())
+    {
+        t.elem_type = Some(DataType::Int64 as i32);
+    }
+    let output = value("y", &[0, COLUMNS]);
+    let model = Model::from_proto(proto(13, vec![table], nodes, ids, output)).unwrap();
+    let of = |rows: usize| {
+        let ids = ndarray::Array::from_shape_fn(ROWS, |i| (i % rows) as i64);
+        Dataset::new(vec![("ids".into(), NpyArray::I64(ids.into_dyn()))]).unwrap()
+    };
+    let losses = [of(10), of(ROWS)].map(|data| {
+        let session = Session {
+            data: &data,
+            goal: Goal {
+                bytes: Some(u64::MAX),
+                ..Goal::default()
+            },
+            runs_on: RunsOn::Portable,
+            allow: &|_, c| matches!(c, Candidate::LowRank { rank: 9, .. }),
+            store: &MemoryStore::default(),
+            progress: &|_, _, _| {},
+        };
+        let planned = compress_planned(&model, &session).unwrap();
+        assert_eq!(planned.plan.weights[0].choice.format_name(), "low-rank");
+        let losses = [of(10), of(ROWS)];
+        losses.map(|data| verify(&model, &planned.model, &data).unwrap().relative_l2)
+    });
+    let [few, all] = losses;
+    assert!(few[0] < 0.5 * all[0], "{losses:?}");
+    assert!(few[1] < 1.2 * all[1], "{losses:?}");
 }
 
 /// A train of the table with these row and column modes.

@@ -1,5 +1,6 @@
 //! How often each row of a table is looked up.
 
+use ndarray::{ArrayView1, ArrayView2};
 use tn_formats::npy::NpyArray;
 
 use super::batches::mask;
@@ -12,11 +13,16 @@ use crate::table_layer::TableLayer;
 use crate::view::GraphView;
 use crate::weight::{Role, Weight};
 
-/// What a row counts that no sample looks up, in lookups: rows that never come up in a few samples still come up in use.
-const UNSEEN: f64 = 0.1;
+/// What of a table's importance falls on all rows alike: what no sample looks up still comes up in use, such as words that are not
+/// among a few sentences, or the places of longer ones.
+///
+/// With a half the mean error of all rows is at most the sum of what that and the error of the rows looked up would be if all
+/// counted the same. The chance that a lookup in use finds a row that no sample did is about the part of the samples' lookups
+/// that stand alone (I. J. Good 1953, <https://doi.org/10.1093/biomet/40.3-4.237>): 0.22 for the words of 512 sentences.
+const ALIKE: f64 = 0.5;
 
-/// How much every row of every table counts, by the name of the table: how often the samples look it up, and a tenth of a
-/// lookup more. Positions that a mask input switches off do not count. A table whose rows are the same for all samples is
+/// How much every row of every table counts, in the mean 1, by the name of the table: half by how often the samples look it up,
+/// half as all others. Positions that a mask input switches off do not count. A table whose rows are the same for all samples is
 /// not listed.
 ///
 /// # Errors
@@ -36,26 +42,61 @@ pub fn row_importance(model: &Model, data: &Dataset) -> Result<Vec<(String, Vec<
                 continue;
             };
             moving = true;
-            let masked = mask
-                .as_ref()
-                .filter(|m| m.shape() == indices.shape())
-                .map(|m| m.iter());
             let rows = counts.len() as f64;
-            let mut masked = masked;
-            for index in indices.to_f32().iter().map(|&i| f64::from(i)) {
-                let counted = masked.as_mut().is_none_or(|m| m.next() == Some(&true));
+            let at = |index: &f32| {
+                let index = f64::from(*index);
                 let at = if index < 0.0 { index + rows } else { index };
-                if let Some(count) = counts.get_mut(at as usize).filter(|_| counted) {
-                    *count += 1.0;
-                }
-            }
+                if at < 0.0 { usize::MAX } else { at as usize }
+            };
+            let asked: Vec<usize> = indices.to_f32().iter().map(at).collect();
+            tally(
+                &mut counts,
+                &asked,
+                indices.shape(),
+                mask.as_ref().map(|m| m.view()),
+            );
         }
         if moving {
-            counts.iter_mut().for_each(|c| *c += UNSEEN);
-            found.push((weight.name().to_string(), counts));
+            found.push((weight.name().to_string(), importance(counts)));
         }
     }
     Ok(found)
+}
+
+/// Adds lookups in an array of such a shape to the counts of their rows: once for every sample that they are made for and whose
+/// mask does not switch them off. Rows that there are not do not count.
+pub(crate) fn tally(
+    counts: &mut [f64],
+    rows: &[usize],
+    shape: &[usize],
+    mask: Option<ArrayView2<'_, bool>>,
+) {
+    let on = |column: ArrayView1<'_, bool>| column.iter().filter(|m| **m).count() as f64;
+    let times: Vec<f64> = match mask {
+        Some(mask) if mask.shape() == shape => {
+            mask.iter().map(|&m| f64::from(u8::from(m))).collect()
+        }
+        // The same for all samples, as the places of words are.
+        Some(mask) if shape == [1, mask.ncols()] || shape == [mask.ncols()] => {
+            mask.columns().into_iter().map(on).collect()
+        }
+        _ => vec![1.0; rows.len()],
+    };
+    for (row, times) in rows.iter().zip(times) {
+        if let Some(count) = counts.get_mut(*row) {
+            *count += times;
+        }
+    }
+}
+
+/// Counts of lookups as an importance of rows, in the mean 1.
+pub(crate) fn importance(mut counts: Vec<f64>) -> Vec<f64> {
+    let mean = counts.iter().sum::<f64>() / counts.len().max(1) as f64;
+    for count in &mut counts {
+        let looked_up = if mean > 0.0 { *count / mean } else { 1.0 };
+        *count = ALIKE + (1.0 - ALIKE) * looked_up;
+    }
+    counts
 }
 
 /// What a lookup is asked for over all samples; `None` where that depends on no input.
@@ -78,4 +119,31 @@ fn indices(
     }
     let mut made = Engine::load(&tapped)?.run_all(data)?;
     Ok(made.pop().map(|(_, array)| array))
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::arr2;
+
+    use super::*;
+
+    #[test]
+    fn lookups_count_for_every_sample_whose_mask_is_on() {
+        let mask = arr2(&[[true, true, false], [true, false, false]]);
+        let cases: [(&[usize], &[usize], [f64; 4]); 4] = [
+            (&[2, 1, 3, 2, 0, 0], &[2, 3], [0.0, 1.0, 2.0, 0.0]),
+            (&[0, 1, 2], &[1, 3], [2.0, 1.0, 0.0, 0.0]),
+            (&[3, 3, 3], &[3], [0.0, 0.0, 0.0, 3.0]),
+            (&[1, 9], &[2, 1], [0.0, 1.0, 0.0, 0.0]),
+        ];
+        for (rows, shape, expected) in cases {
+            let mut counts = vec![0.0; 4];
+            tally(&mut counts, rows, shape, Some(mask.view()));
+            assert_eq!(counts, expected, "{rows:?} {shape:?}");
+        }
+        let mut counts = vec![0.0; 2];
+        tally(&mut counts, &[1, 1], &[2], None);
+        assert_eq!(importance(counts), [0.5, 1.5]);
+        assert_eq!(importance(vec![0.0; 3]), [1.0; 3]);
+    }
 }

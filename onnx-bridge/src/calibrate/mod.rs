@@ -12,9 +12,10 @@ mod windows;
 
 pub(crate) use batches::{Batch, Values, mask};
 pub use lookups::row_importance;
+pub(crate) use lookups::{importance, tally};
 pub(crate) use moments::Centre;
 pub use moments::Moments;
-pub(crate) use native::Operand;
+pub(crate) use native::{Operand, looked_up};
 pub(crate) use sensitivity::measure;
 pub(crate) use stage::{Nth, Stages};
 pub use target::{Target, TargetKind};

@@ -15,6 +15,8 @@ pub struct Moments {
     sum_d: Array1<f64>,
     /// `sum ||d||²`.
     lacked: f64,
+    /// How much the rows of a table count; nothing for another weight.
+    rows: Vec<f64>,
 }
 
 impl Moments {
@@ -27,7 +29,21 @@ impl Moments {
             sum_y: Array1::zeros(k),
             sum_d: Array1::zeros(0),
             lacked: 0.0,
+            rows: Vec::new(),
         }
+    }
+
+    /// Of a table, which has no inputs but lookups: how much its rows count.
+    pub(crate) fn of_rows(rows: Vec<f64>) -> Self {
+        Self {
+            rows,
+            ..Self::new(0)
+        }
+    }
+
+    /// How much the rows of a table count; nothing for another weight.
+    pub(crate) fn rows(&self) -> &[f64] {
+        &self.rows
     }
 
     /// Takes in rows of the original.

@@ -76,6 +76,15 @@ pub(crate) fn candidates(target: &Target, runs_on: RunsOn) -> Vec<Candidate> {
             let format = fine(levels);
             push(Candidate::LowRank { rank, format });
         }
+        if matches!(target.kind(), TargetKind::Table(_)) {
+            for sixteenths in [2, 3, 4, 5, 6, 7, 8, 9, 11, 13] {
+                let rank = (inner * sixteenths / 16).max(1);
+                for levels in [Levels::L9, Levels::L16] {
+                    let format = fine(levels);
+                    push(Candidate::LowRank { rank, format });
+                }
+            }
+        }
         if matches!(target.kind(), TargetKind::Dense(_)) {
             for levels in [Levels::L3, Levels::L4, Levels::L6] {
                 let rank = (inner / 24).max(1);

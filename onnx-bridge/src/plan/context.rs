@@ -65,7 +65,10 @@ pub(super) fn norm(
 ) -> Result<(Metric, Option<Array2<f64>>)> {
     let target = &context.targets[t];
     match target.kind() {
-        TargetKind::Table(_) => Ok((Metric::identity(target.shape()[1]), None)),
+        TargetKind::Table(_) => {
+            let alike = Metric::identity(target.shape()[1]);
+            Ok((alike.with_rows(seen.rows()), None))
+        }
         TargetKind::Dense(_) | TargetKind::Conv(_) => {
             let own = seen.take_own(centre(context, t));
             let metric = Metric::new(own.view(), DAMPING);

@@ -13,11 +13,27 @@ const ROWS: usize = 4096;
 
 /// The directions of a weight's outputs that matter, those with most energy first.
 #[derive(Debug, Clone)]
-pub(crate) enum Directions {
-    /// Themselves, `[M, d]`, orthonormal columns.
+pub(crate) struct Directions {
+    found: Found,
+    /// Roots of how much the rows count, `[M]`, where they do not count the same.
+    roots: Option<Vec<f32>>,
+}
+
+#[derive(Debug, Clone)]
+enum Found {
+    /// The directions, `[M, d]`, orthonormal columns.
     Wide(Array2<f32>),
     /// Of a weight with more outputs than inputs: what it is multiplied by to give them, `[K, d]`.
     Tall(Array2<f32>),
+}
+
+/// Rows times their factors, from a row on.
+fn scale_rows(rows: &mut Array2<f32>, roots: Option<&[f32]>, start: usize) {
+    if let Some(roots) = roots {
+        for (mut row, root) in rows.outer_iter_mut().zip(&roots[start..]) {
+            row *= *root;
+        }
+    }
 }
 
 /// `a b` through the backend; inner sizes are equal wherever this is called.
@@ -29,26 +45,30 @@ pub(crate) fn product(
 }
 
 impl Directions {
-    /// The left singular vectors of `W C^(1/2)`.
+    /// The left singular vectors of `W C^(1/2)`, of `D^(1/2) W C^(1/2)` where rows do not count alike.
     ///
     /// # Source
     /// Wang et al. 2024, SVD-LLM, arXiv 2403.07378: truncating in this norm is optimal. With `U` the left singular
     /// vectors, `U (Uᵀ W)` is that optimum, so `C^(1/2)` need not be undone.
     pub(crate) fn new(weight: ArrayView2<'_, f32>, metric: &Metric) -> Result<Self, String> {
         let (m, k) = weight.dim();
-        let scaled = |rows: ArrayView2<'_, f32>| -> Result<Array2<f32>, String> {
-            let ordered = rows.select(Axis(1), metric.order());
+        let roots = metric.rows(m);
+        let roots: Option<Vec<f32>> = roots.map(|rows| rows.iter().map(|v| v.sqrt()).collect());
+        let scaled = |rows: ArrayView2<'_, f32>, start: usize| -> Result<Array2<f32>, String> {
+            let mut ordered = rows.select(Axis(1), metric.order());
+            scale_rows(&mut ordered, roots.as_deref(), start);
             product(ordered.view(), metric.factor().t())
         };
         if m <= k {
-            let t = scaled(weight)?;
+            let t = scaled(weight, 0)?;
             let gram = product(t.view(), t.t())?.mapv(f64::from);
             let (_, vectors) = linalg::eigh(gram.view()).map_err(|e| e.to_string())?;
-            return Ok(Self::Wide(vectors.mapv(|v| v as f32)));
+            let found = Found::Wide(vectors.mapv(|v| v as f32));
+            return Ok(Self { found, roots });
         }
         let mut gram = Array2::<f64>::zeros((k, k));
-        for rows in weight.axis_chunks_iter(Axis(0), ROWS) {
-            let t = scaled(rows)?;
+        for (i, rows) in weight.axis_chunks_iter(Axis(0), ROWS).enumerate() {
+            let t = scaled(rows, i * ROWS)?;
             gram.zip_mut_with(&product(t.t(), t.view())?, |g, v| *g += f64::from(*v));
         }
         let (values, vectors) = linalg::eigh(gram.view()).map_err(|e| e.to_string())?;
@@ -67,21 +87,29 @@ impl Directions {
         for (&at, row) in metric.order().iter().zip(turned.outer_iter()) {
             turn.row_mut(at).assign(&row);
         }
-        Ok(Self::Tall(turn))
+        let found = Found::Tall(turn);
+        Ok(Self { found, roots })
     }
 
-    /// The first `rank` directions, `[M, rank]`.
-    fn basis(
-        &self,
-        weight: ArrayView2<'_, f32>,
-        rank: usize,
-    ) -> Result<CowArray<'_, f32, Ix2>, String> {
-        let (Self::Wide(all) | Self::Tall(all)) = self;
+    /// `U_rᵀ D^(1/2) W` for the first `rank` directions: rows that span what is left of the weight, `[rank, K]`.
+    fn rows(&self, weight: ArrayView2<'_, f32>, rank: usize) -> Result<Array2<f32>, String> {
+        let (Found::Wide(all) | Found::Tall(all)) = &self.found;
         let some = all.slice(s![.., ..rank.clamp(1, all.ncols().max(1))]);
-        match self {
-            Self::Wide(_) => Ok(some.into()),
-            Self::Tall(_) => Ok(product(weight, some)?.into()),
+        let roots = self.roots.as_deref();
+        let mut basis: CowArray<'_, f32, Ix2> = match self.found {
+            Found::Wide(_) => some.into(),
+            Found::Tall(_) => {
+                let mut basis = product(weight, some)?;
+                scale_rows(&mut basis, roots, 0);
+                basis.into()
+            }
+        };
+        if roots.is_some() {
+            let mut scaled = basis.into_owned();
+            scale_rows(&mut scaled, roots, 0);
+            basis = scaled.into();
         }
+        product(basis.t(), weight)
     }
 
     /// The factors `L [M, r]`, `R [r, K]`, rounded: `R` in the norm, then `L` solved anew against the rounded `R` and
@@ -94,7 +122,7 @@ impl Directions {
         format: BlockFormat,
         effort: Effort,
     ) -> Result<[BlockMatrix; 2], String> {
-        let right = product(self.basis(weight, rank)?.t(), weight)?;
+        let right = self.rows(weight, rank)?;
         let right = quantize(right.view(), metric, format, effort)?;
         let rounded = super::form::dense(&right);
         let left = against(weight, rounded.view(), metric, format, effort)?;
@@ -111,8 +139,7 @@ impl Directions {
         format: BlockFormat,
         effort: Effort,
     ) -> Result<[BlockMatrix; 3], String> {
-        let basis = self.basis(weight, rank)?;
-        let rows = product(basis.t(), weight)?;
+        let rows = self.rows(weight, rank)?;
         let gram = product(rows.view(), rows.t())?.mapv(f64::from);
         let (values, vectors) = linalg::eigh(gram.view()).map_err(|e| e.to_string())?;
         let largest = values.iter().copied().fold(0.0, f64::max);
@@ -159,4 +186,48 @@ pub(super) fn against(
         format,
         effort,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::metric::tests::sample;
+    use super::*;
+    use crate::blocks::Levels;
+
+    #[test]
+    fn rows_that_count_more_are_nearer() {
+        let format = BlockFormat {
+            levels: Levels::L256,
+            block: 32,
+        };
+        for (m, k) in [(60, 16), (16, 60)] {
+            let (weight, moment) = sample(m, k);
+            let importance: Vec<f64> = (0..m)
+                .map(|i| if i % 15 == 0 { 20.0 } else { 0.5 })
+                .collect();
+            let alike = Metric::new(moment.view(), 0.01).unwrap();
+            let counted = alike.clone().with_rows(&importance);
+            let factors = [&alike, &counted].map(|metric| {
+                let directions = Directions::new(weight.view(), metric).unwrap();
+                let (weight, effort) = (weight.view(), Effort::Feedback);
+                let [left, right] = directions
+                    .quantize(weight, metric, 5, format, effort)
+                    .unwrap();
+                let [l, core, r] = directions
+                    .quantize_tucker(weight, metric, 5, format, effort)
+                    .unwrap();
+                let [left, right, l, core, r] =
+                    [left, right, l, core, r].map(|part| super::super::form::dense(&part));
+                [left.dot(&right), l.dot(&core).dot(&r)]
+            });
+            let energy =
+                |metric: &Metric, made: &Array2<f32>| metric.energy((&weight - made).view());
+            for network in 0..2 {
+                let [plain, weighed] = [0, 1].map(|n| &factors[n][network]);
+                let (before, after) = (energy(&counted, plain), energy(&counted, weighed));
+                assert!(after < 0.8 * before, "{m}x{k}: {after} {before}");
+                assert!(energy(&alike, plain) < energy(&alike, weighed), "{m}x{k}");
+            }
+        }
+    }
 }

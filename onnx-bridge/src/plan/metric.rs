@@ -19,6 +19,8 @@ pub struct Metric {
     ridge: f64,
     /// `R` transposed: lower triangular, `C = R Rᵀ` with `R` upper triangular, in the order of `order`.
     factor: Array2<f32>,
+    /// How much each row of a weight counts, in the mean 1, where they do not count the same.
+    rows: Option<Vec<f32>>,
 }
 
 impl Metric {
@@ -71,6 +73,7 @@ impl Metric {
             order,
             ridge,
             factor,
+            rows: None,
         })
     }
 
@@ -82,7 +85,24 @@ impl Metric {
             order: (0..k).collect(),
             ridge: 0.0,
             factor: eye,
+            rows: None,
         }
+    }
+
+    /// The same over weights whose rows do not count alike: `tr(Eᵀ D E C)` with `D = diag(importance)`, its mean made 1.
+    ///
+    /// The rows of a table are looked up more often or less; rounding, which takes one row at a time, does not ask for it.
+    #[must_use]
+    pub fn with_rows(mut self, importance: &[f64]) -> Self {
+        let mean = importance.iter().sum::<f64>() / importance.len().max(1) as f64;
+        let scaled = |v: &f64| (v / mean) as f32;
+        self.rows = (mean > 0.0).then(|| importance.iter().map(scaled).collect());
+        self
+    }
+
+    /// How much the rows of a weight of `M` rows count, in the mean 1; `None` where they count the same.
+    pub(crate) fn rows(&self, m: usize) -> Option<&[f32]> {
+        self.rows.as_deref().filter(|rows| rows.len() == m)
     }
 
     /// `K`.
@@ -110,17 +130,20 @@ impl Metric {
         self.factor.view()
     }
 
-    /// `tr(E C Eᵀ)`.
+    /// `tr(E C Eᵀ)`, or `tr(Eᵀ D E C)` where rows do not count alike.
     ///
     /// # Shapes
     /// `error`: `[M, K]`.
     pub fn energy(&self, error: ArrayView2<'_, f32>) -> f64 {
         let weighted = error.dot(&self.moment);
-        weighted
-            .iter()
-            .zip(error.iter())
-            .map(|(a, b)| f64::from(*a) * f64::from(*b))
-            .sum()
+        let rows = self.rows(error.nrows());
+        let pairs = weighted.outer_iter().zip(error.outer_iter());
+        let energies = pairs.enumerate().map(|(i, (a, b))| {
+            let one = |(a, b): (&f32, &f32)| f64::from(*a) * f64::from(*b);
+            let row: f64 = a.iter().zip(b).map(one).sum();
+            rows.map_or(1.0, |rows| f64::from(rows[i])) * row
+        });
+        energies.sum()
     }
 
     /// `tr(E C Eᵀ)` without the damping: what the layer's outputs really differ by, in the mean over its inputs.

@@ -46,11 +46,16 @@ impl LayerOutputs<'_> {
     }
 }
 
-/// `||W - V||² / ||W||²` over all elements, some rows at a time; 0 for a weight that stays.
+/// `||W - V||² / ||W||²` over all elements, rows counted by their importance, where there is one; 0 for a weight that stays.
 ///
 /// # Errors
 /// [`crate::Error::Plan`] for a weight that is no matrix of floats.
-pub(crate) fn loss_of_rows(view: &GraphView<'_>, target: &Target, form: &Form) -> Result<f64> {
+pub(crate) fn loss_of_rows(
+    view: &GraphView<'_>,
+    target: &Target,
+    form: &Form,
+    importance: Option<&[f32]>,
+) -> Result<f64> {
     let Some(became) = form.operand(target.kind()) else {
         return Ok(0.0);
     };
@@ -63,8 +68,11 @@ pub(crate) fn loss_of_rows(view: &GraphView<'_>, target: &Target, form: &Form) -
             let problem = "expected a matrix of floats".to_string();
             return Err(failed(target, problem));
         };
-        error += a.iter().zip(&b).map(|(a, b)| square(a - b)).sum::<f64>();
-        norm += a.iter().map(|v| square(*v)).sum::<f64>();
+        for ((row, a), b) in rows.iter().zip(a.outer_iter()).zip(b.outer_iter()) {
+            let counts = importance.map_or(1.0, |all| f64::from(all[*row]));
+            error += counts * a.iter().zip(b).map(|(a, b)| square(a - b)).sum::<f64>();
+            norm += counts * a.iter().map(|v| square(*v)).sum::<f64>();
+        }
     }
     Ok(ratio(error, norm))
 }

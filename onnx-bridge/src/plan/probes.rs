@@ -39,21 +39,22 @@ pub(super) fn error_of(
     kind: &TargetKind,
     weight: Array2<f32>,
 ) -> Result<Array2<f32>, String> {
-    let matrix = match (form, candidate, kind) {
+    let metric = Metric::identity(weight.ncols());
+    let over = |right: Array2<f32>, format| -> Result<Option<Array2<f32>>, String> {
+        let (weight, right) = (weight.view(), right.view());
+        let left = against(weight, right, &metric, format, Effort::Feedback)?;
+        Ok(Some(dense(&left).dot(&right)))
+    };
+    let matrix = match (form, *candidate, kind) {
         (Form::LowRank { right, .. }, Candidate::LowRank { format, .. }, TargetKind::Table(_)) => {
-            let right = dense(right);
-            let metric = Metric::identity(weight.ncols());
-            let left = against(
-                weight.view(),
-                right.view(),
-                &metric,
-                *format,
-                Effort::Feedback,
-            )?;
-            Some(dense(&left).dot(&right))
+            over(dense(right), format)?
         }
+        (
+            Form::Tucker { core, right, .. },
+            Candidate::Tucker { format, .. },
+            TargetKind::Table(_),
+        ) => over(dense(core).dot(&dense(right)), format)?,
         (_, _, TargetKind::Table(_)) => {
-            let metric = Metric::identity(weight.ncols());
             solve(weight.view(), &metric, candidate, Effort::Feedback)?.matrix()
         }
         _ => form.matrix(),

@@ -8,7 +8,9 @@ use super::check::Outputs;
 use super::context::{Context, failed};
 use super::low_rank::product;
 use crate::calibrate::segment::{Overrides, floats};
-use crate::calibrate::{Moments, Nth, Operand, Target, TargetKind, Values, Windows};
+use crate::calibrate::{
+    Moments, Nth, Operand, Target, TargetKind, Values, Windows, importance, looked_up, tally,
+};
 use crate::conv_layer::ConvLayer;
 use crate::dense_layer::DenseLayer;
 use crate::error::Result;
@@ -92,7 +94,7 @@ impl<'c> Runner<'c> {
         let layers = match target.kind() {
             TargetKind::Dense(layers) => layers,
             TargetKind::Conv(layers) => return self.seen_windows(target, layers, weight),
-            TargetKind::Table(_) => return Ok(Moments::new(0)),
+            TargetKind::Table(_) => return Ok(self.seen_rows(t)),
         };
         let mut moments = Moments::new(target.shape()[1]);
         let operand = Operand::Matrix(weight.into());
@@ -102,6 +104,23 @@ impl<'c> Runner<'c> {
             }
         }
         Ok(moments)
+    }
+
+    /// How much the rows of a table count, by all lookups of this stage.
+    pub(super) fn seen_rows(&self, t: usize) -> Moments {
+        let c = self.context;
+        let target = &c.targets[t];
+        let mut counts = vec![0.0; target.shape()[0]];
+        if let TargetKind::Table(nodes) = target.kind() {
+            for (batch, values) in c.batches.iter().zip(&self.original) {
+                for &node in nodes {
+                    if let Some((rows, shape)) = looked_up(c.view, target, node, values) {
+                        tally(&mut counts, &rows, &shape, batch.mask());
+                    }
+                }
+            }
+        }
+        Moments::of_rows(importance(counts))
     }
 
     /// Adds what one use of a weight is given in one batch. A later use may stand in a later stage: its inputs are not there yet.

@@ -106,7 +106,7 @@ pub(crate) fn recall(context: &Context<'_>, choices: &[Wanted]) -> Option<Vec<So
 }
 
 /// What every job's key starts with.
-const SEQUENCE: &[u8] = b"sequence 4";
+const SEQUENCE: &[u8] = b"sequence 5";
 
 /// The digest of what stands before a job, and what the job makes.
 fn with_choice(context: &Context<'_>, upstream: Digest, t: usize, choice: &Wanted) -> Digest {
@@ -150,7 +150,7 @@ fn job(runner: &Runner<'_>, t: usize, asked: &Wanted) -> Result<Solved> {
             .map_err(|problem| failed(target, problem))?;
         let loss = match &outputs {
             Some(outputs) => outputs.loss(&form),
-            None => loss_of_rows(context.view, target, &form)?,
+            None => loss_of_rows(context.view, target, &form, metric.rows(original.nrows()))?,
         };
         Ok((form, loss))
     };

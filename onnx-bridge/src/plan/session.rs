@@ -217,7 +217,7 @@ pub(crate) fn write(
 /// `||W - W~|| / ||W||` of every weight.
 pub(crate) fn relative_errors(context: &Context<'_>, solved: &[Solved]) -> Result<Vec<f64>> {
     let one = |(target, solved): (&Target, &Solved)| {
-        loss_of_rows(context.view, target, &solved.form).map(f64::sqrt)
+        loss_of_rows(context.view, target, &solved.form, None).map(f64::sqrt)
     };
     let errors = context.targets.par_iter().zip(solved).map(one).collect();
     context.model.release();
