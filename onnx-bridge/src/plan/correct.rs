@@ -54,6 +54,20 @@ pub(crate) fn by_weight(
     scaled(curves, offers, |t, _| factors[t])
 }
 
+/// The curves with one weight's choices cut down to some: all others count as the worst there is.
+pub(crate) fn only(curves: &[Curve], weight: usize, some: impl Fn(usize) -> bool) -> Vec<Curve> {
+    let mut curves = curves.to_vec();
+    if let Some(curve) = curves.get_mut(weight) {
+        let points = curve.points().iter().enumerate();
+        let cut = |(i, p): (usize, &Point)| {
+            let loss = if some(i) { p.loss() } else { f64::INFINITY };
+            Point::new(p.bytes(), loss, p.time())
+        };
+        *curve = Curve::new(points.map(cut).collect());
+    }
+    curves
+}
+
 /// The curves of one format alone: what is of another counts as the worst there is.
 pub(crate) fn alone(curves: &[Curve], offers: &[Vec<Candidate>], format: &str) -> Vec<Curve> {
     scaled(curves, offers, |_, c| match c.format_name() {

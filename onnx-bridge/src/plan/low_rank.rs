@@ -222,8 +222,8 @@ mod tests {
             });
             let energy =
                 |metric: &Metric, made: &Array2<f32>| metric.energy((&weight - made).view());
-            for network in 0..2 {
-                let [plain, weighed] = [0, 1].map(|n| &factors[n][network]);
+            let [plain, weighed] = &factors;
+            for (plain, weighed) in plain.iter().zip(weighed) {
                 let (before, after) = (energy(&counted, plain), energy(&counted, weighed));
                 assert!(after < 0.8 * before, "{m}x{k}: {after} {before}");
                 assert!(energy(&alike, plain) < energy(&alike, weighed), "{m}x{k}");
