@@ -1,6 +1,6 @@
 //! Low rank in the activation norm, and the rounding of its two factors one after the other.
 
-use ndarray::{Array2, ArrayView2, Axis, CowArray, Ix2, s};
+use ndarray::{Array2, ArrayView2, Axis, s};
 use tn_formats::linalg;
 
 use super::feedback::{Effort, quantize};
@@ -13,18 +13,12 @@ const ROWS: usize = 4096;
 
 /// The directions of a weight's outputs that matter, those with most energy first.
 #[derive(Debug, Clone)]
-pub(crate) struct Directions {
-    found: Found,
-    /// Roots of how much the rows count, `[M]`, where they do not count the same.
-    roots: Option<Vec<f32>>,
-}
-
-#[derive(Debug, Clone)]
-enum Found {
-    /// The directions, `[M, d]`, orthonormal columns.
+pub(crate) enum Directions {
+    /// `D^(1/2) U`, `[M, d]`, the columns of `U` orthonormal.
     Wide(Array2<f32>),
-    /// Of a weight with more outputs than inputs: what it is multiplied by to give them, `[K, d]`.
-    Tall(Array2<f32>),
+    /// Of a weight with more outputs than inputs: what `D^(1/2) W` is multiplied by to give `U`, `[K, d]`, and the roots of how
+    /// much the rows count, `[M]`, where they do not count the same.
+    Tall(Array2<f32>, Option<Vec<f32>>),
 }
 
 /// Rows times their factors, from a row on.
@@ -63,8 +57,9 @@ impl Directions {
             let t = scaled(weight, 0)?;
             let gram = product(t.view(), t.t())?.mapv(f64::from);
             let (_, vectors) = linalg::eigh(gram.view()).map_err(|e| e.to_string())?;
-            let found = Found::Wide(vectors.mapv(|v| v as f32));
-            return Ok(Self { found, roots });
+            let mut directions = vectors.mapv(|v| v as f32);
+            scale_rows(&mut directions, roots.as_deref(), 0);
+            return Ok(Self::Wide(directions));
         }
         let mut gram = Array2::<f64>::zeros((k, k));
         for (i, rows) in weight.axis_chunks_iter(Axis(0), ROWS).enumerate() {
@@ -87,28 +82,20 @@ impl Directions {
         for (&at, row) in metric.order().iter().zip(turned.outer_iter()) {
             turn.row_mut(at).assign(&row);
         }
-        let found = Found::Tall(turn);
-        Ok(Self { found, roots })
+        Ok(Self::Tall(turn, roots))
     }
 
     /// `U_rᵀ D^(1/2) W` for the first `rank` directions: rows that span what is left of the weight, `[rank, K]`.
     fn rows(&self, weight: ArrayView2<'_, f32>, rank: usize) -> Result<Array2<f32>, String> {
-        let (Found::Wide(all) | Found::Tall(all)) = &self.found;
+        let (Self::Wide(all) | Self::Tall(all, _)) = self;
         let some = all.slice(s![.., ..rank.clamp(1, all.ncols().max(1))]);
-        let roots = self.roots.as_deref();
-        let mut basis: CowArray<'_, f32, Ix2> = match self.found {
-            Found::Wide(_) => some.into(),
-            Found::Tall(_) => {
-                let mut basis = product(weight, some)?;
-                scale_rows(&mut basis, roots, 0);
-                basis.into()
-            }
+        let Self::Tall(_, roots) = self else {
+            return product(some.t(), weight);
         };
-        if roots.is_some() {
-            let mut scaled = basis.into_owned();
-            scale_rows(&mut scaled, roots, 0);
-            basis = scaled.into();
-        }
+        let mut basis = product(weight, some)?;
+        // Once for `U`, once for `D^(1/2) U`.
+        scale_rows(&mut basis, roots.as_deref(), 0);
+        scale_rows(&mut basis, roots.as_deref(), 0);
         product(basis.t(), weight)
     }
 
