@@ -7,7 +7,7 @@ mod common;
 use common::{floats, node, noise, proto, value};
 use onnx_bridge::calibrate::row_importance;
 use onnx_bridge::plan::{Candidate, Goal, MemoryStore, Session, compress_planned};
-use onnx_bridge::proto::{DataType, type_proto};
+use onnx_bridge::proto::{DataType, ValueInfoProto, type_proto};
 use onnx_bridge::{
     CoreGranularity, Dataset, Engine, Format, Growth, Job, MappingChoice, Model, Outcome,
     Quantization, RunsOn, SkipReason, Spec, Verdict, compress, dense_reference, inspect, verify,
@@ -38,13 +38,19 @@ fn typed_model(tied: bool, indices: DataType) -> Model {
         nodes[2].input[0] = "both".into();
         nodes.insert(2, node("Mul", &["rows", "again"], "both", vec![]));
     }
-    let mut ids = value("ids", &[0, 0]);
+    let (ids, y) = (ids(&[0, 0], indices), value("y", &[0, 0, 12]));
+    Model::from_proto(proto(13, initializer, nodes, ids, y)).unwrap()
+}
+
+/// An input of indices.
+fn ids(shape: &[usize], indices: DataType) -> ValueInfoProto {
+    let mut ids = value("ids", shape);
     if let Some(type_proto::Value::TensorType(t)) =
         ids.r#type.as_mut().and_then(|t| t.value.as_mut())
     {
         t.elem_type = Some(indices as i32);
     }
-    Model::from_proto(proto(13, initializer, nodes, ids, value("y", &[0, 0, 12]))).unwrap()
+    ids
 }
 
 /// Twenty samples of six rows: the first ten rows often, the others hardly ever.
@@ -207,13 +213,7 @@ fn a_plan_is_nearest_where_rows_are_looked_up() {
     const ROWS: usize = 256;
     let table = floats("table", &[ROWS, COLUMNS], |i| noise(1, i));
     let nodes = vec![node("Gather", &["table", "ids"], "y", vec![])];
-    let mut ids = value("ids", &[0]);
-    if let Some(type_proto::Value::TensorType(t)) =
-        ids.r#type.as_mut().and_then(|t| t.value.as_mut())
-    {
-        t.elem_type = Some(DataType::Int64 as i32);
-    }
-    let output = value("y", &[0, COLUMNS]);
+    let (ids, output) = (ids(&[0], DataType::Int64), value("y", &[0, COLUMNS]));
     let model = Model::from_proto(proto(13, vec![table], nodes, ids, output)).unwrap();
     let of = |rows: usize| {
         let ids = ndarray::Array::from_shape_fn(ROWS, |i| (i % rows) as i64);

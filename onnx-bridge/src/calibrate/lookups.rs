@@ -42,13 +42,11 @@ pub fn row_importance(model: &Model, data: &Dataset) -> Result<Vec<(String, Vec<
                 continue;
             };
             moving = true;
-            let rows = counts.len() as f64;
-            let at = |index: &f32| {
-                let index = f64::from(*index);
-                let at = if index < 0.0 { index + rows } else { index };
-                if at < 0.0 { usize::MAX } else { at as usize }
-            };
-            let asked: Vec<usize> = indices.to_f32().iter().map(at).collect();
+            let asked: Vec<usize> = integers(&indices)
+                .unwrap_or_default()
+                .into_iter()
+                .map(|index| row(index, counts.len()).unwrap_or(usize::MAX))
+                .collect();
             tally(
                 &mut counts,
                 &asked,
@@ -61,6 +59,24 @@ pub fn row_importance(model: &Model, data: &Dataset) -> Result<Vec<(String, Vec<
         }
     }
     Ok(found)
+}
+
+/// The row that an index names, one below zero from the end; `None` where there is no such row.
+pub(crate) fn row(index: i64, rows: usize) -> Option<usize> {
+    let rows = i64::try_from(rows).ok()?;
+    let from_start = if index < 0 { index + rows } else { index };
+    (0..rows)
+        .contains(&from_start)
+        .then_some(from_start as usize)
+}
+
+/// The values of an array of the element types that indices may have.
+pub(crate) fn integers(indices: &NpyArray) -> Option<Vec<i64>> {
+    match indices {
+        NpyArray::I64(a) => Some(a.iter().copied().collect()),
+        NpyArray::I32(a) => Some(a.iter().map(|&i| i.into()).collect()),
+        _ => None,
+    }
 }
 
 /// Adds lookups in an array of such a shape to the counts of their rows: once for every sample that they are made for and whose
@@ -126,6 +142,16 @@ mod tests {
     use ndarray::arr2;
 
     use super::*;
+
+    #[test]
+    fn an_index_below_zero_counts_from_the_end() {
+        let found = [0, 3, -1, -4, 4, -5, i64::MIN, i64::MAX].map(|i| row(i, 4));
+        let none = None;
+        assert_eq!(
+            found,
+            [Some(0), Some(3), Some(3), Some(0), none, none, none, none]
+        );
+    }
 
     #[test]
     fn lookups_count_for_every_sample_whose_mask_is_on() {

@@ -1,11 +1,12 @@
 //! The weights' own operators, run here rather than in the engine: a product with a matrix, rows of a table. So a segment
 //! that the engine loads holds no weight, and a weight is in memory only while its stage runs.
 
-use ndarray::{Array2, ArrayD, ArrayView2, ArrayViewD, Axis, CowArray, Ix2, IxDyn};
+use ndarray::{Array2, ArrayD, ArrayView2, Axis, CowArray, Ix2, IxDyn};
 use tn_formats::linalg;
 use tn_formats::npy::NpyArray;
 
 use super::batches::Values;
+use super::lookups::{integers, row};
 use super::segment::Overrides;
 use super::target::{Target, TargetKind};
 use super::windows::Windows;
@@ -211,19 +212,9 @@ pub(crate) fn looked_up(
     node: usize,
     values: &Values,
 ) -> Option<(Vec<usize>, Vec<usize>)> {
-    let count = i64::try_from(target.shape()[0]).ok()?;
     let name = view.node(node).input.get(1)?;
-    let row = |i: i64| {
-        let from_end = if i < 0 { i + count } else { i };
-        (0..count).contains(&from_end).then_some(from_end as usize)
-    };
-    fn each<T: Copy + Into<i64>>(a: ArrayViewD<'_, T>) -> (Vec<i64>, Vec<usize>) {
-        (a.iter().map(|&i| i.into()).collect(), a.shape().to_vec())
-    }
     let (indices, shape) = match values.get(name) {
-        Some(NpyArray::I64(a)) => each(a.view()),
-        Some(NpyArray::I32(a)) => each(a.view()),
-        Some(_) => return None,
+        Some(array) => (integers(array)?, array.shape().to_vec()),
         None => {
             let constant = Constant::find(view, name).filter(Constant::is_direct)?;
             (
@@ -232,6 +223,7 @@ pub(crate) fn looked_up(
             )
         }
     };
+    let row = |index| row(index, target.shape()[0]);
     let rows: Option<Vec<usize>> = indices.into_iter().map(row).collect();
     Some((rows?, shape))
 }
