@@ -76,7 +76,7 @@ pub(crate) fn measure(
             let Some(NpyArray::F32(result)) = values.get(output) else {
                 return Ok(None);
             };
-            let Some(noise) = noise(cut, t, &read, &|weight| errors(t, p, weight))? else {
+            let Some(noise) = noise(cut, t, batch, &read, &|weight| errors(t, p, weight))? else {
                 return Ok(None);
             };
             let flat: Vec<f32> = noise.iter().copied().collect();
@@ -106,6 +106,7 @@ pub(crate) fn measure(
 fn noise(
     cut: &Cut<'_>,
     t: usize,
+    batch: &Batch,
     values: &Values,
     error: &dyn Fn(Array2<f32>) -> Result<Option<Array2<f32>>>,
 ) -> Result<Option<ArrayD<f32>>> {
@@ -169,19 +170,26 @@ fn noise(
     let standard = x.as_standard_layout();
     let k = error.ncols().max(1);
     let rows = ArrayView2::from_shape((x.len() / k, k), standard.as_slice().unwrap_or(&[]));
-    let Some(mut noise) = rows
+    let Some(noise) = rows
         .ok()
         .and_then(|rows| tn_formats::linalg::matmul(rows, error.t()).ok())
     else {
         return Ok(None);
     };
-    // The mean of an error is taken up by the layer's bias, so it is no part of what is measured.
+    let mut shape = x.shape().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = error.nrows();
+    }
+    let Ok(mut noise) = noise.into_dyn().into_shape_with_order(shape) else {
+        return Ok(None);
+    };
+    // The mean of an error over the rows that count is taken up by the layer's bias, so it is no part of what is measured.
     if layer.bias().is_some()
-        && let Some(mean) = noise.mean_axis(Axis(0))
+        && let Some(mean) = batch.rows(noise.view()).mean_axis(Axis(0))
     {
         noise -= &mean;
     }
-    Ok(Some(noise.into_dyn()))
+    Ok(Some(noise))
 }
 
 /// The mean of every channel of `[samples, channels, ..]`.

@@ -44,7 +44,7 @@ impl Known {
         let offers = serde_json::to_vec(offered).unwrap_or_default();
         let digest = context
             .base
-            .add(b"curve 7")
+            .add(b"curve 8")
             .add(target.name().as_bytes())
             .add(&offers);
         let recall = |what: &[u8], len: usize| -> Option<Vec<f64>> {
