@@ -7,6 +7,7 @@ mod native;
 pub(crate) mod segment;
 mod sensitivity;
 mod stage;
+mod tail;
 mod target;
 mod windows;
 
@@ -16,7 +17,7 @@ pub(crate) use lookups::{importance, tally};
 pub(crate) use moments::Centre;
 pub use moments::Moments;
 pub(crate) use native::{Operand, looked_up};
-pub(crate) use sensitivity::measure;
+pub(crate) use sensitivity::{measure, measure_up_to_each};
 pub(crate) use stage::{Nth, Stages};
 pub use target::{Target, TargetKind};
 pub(crate) use windows::Windows;

@@ -6,7 +6,8 @@ use tn_formats::npy::NpyArray;
 
 use super::batches::{Batch, Values};
 use super::native;
-use super::segment::{Cut, Loaded, Overrides};
+use super::segment::{Cut, Operands, Overrides};
+use super::tail::Tail;
 use super::target::TargetKind;
 use super::windows::Windows;
 use crate::error::Result;
@@ -36,35 +37,10 @@ pub(crate) fn measure(
     errors: &WeightError<'_>,
 ) -> Result<Vec<Vec<f64>>> {
     let none = Overrides::new();
-    let count = cut.stages.segments().len();
-    let mut loaded: Vec<Option<Loaded>> = Vec::with_capacity(count);
-    let mut values = batch.inputs.clone();
-    for s in 0..count {
-        cut.run_uses(s, &cut.originals(s)?, &none, &mut values)?;
-        loaded.push(cut.load(s, &none, &values)?);
-        cut.run_rest(s, loaded[s].as_ref(), &mut values)?;
-    }
-    let still = outputs(cut, &values);
-    let rest = |s: usize, mut all: Vec<Option<Values>>| -> Result<Vec<f64>> {
-        for values in all.iter_mut().flatten() {
-            cut.run_rest(s, loaded[s].as_ref(), values)?;
-        }
-        for (s, loaded) in loaded.iter().enumerate().skip(s + 1) {
-            let originals = cut.originals(s)?;
-            for values in all.iter_mut().flatten() {
-                cut.run_uses(s, &originals, &none, values)?;
-                cut.run_rest(s, loaded.as_ref(), values)?;
-            }
-        }
-        let loss = |values: &Values| relative_loss(batch, &still, &outputs(cut, values));
-        Ok(all
-            .iter()
-            .map(|values| values.as_ref().map_or(0.0, loss))
-            .collect())
-    };
+    let tail = Tail::new(cut, batch)?;
     let mut measured: Vec<Vec<f64>> = counts.iter().map(|&n| vec![0.0; n]).collect();
     let mut values = batch.inputs.clone();
-    for (s, engine) in loaded.iter().enumerate() {
+    for s in 0..cut.stages.segments().len() {
         let read = values.clone();
         cut.run_uses(s, &cut.originals(s)?, &none, &mut values)?;
         let firsts = cut.stages.uses(s).iter().filter(|(_, nth)| *nth == 0);
@@ -85,17 +61,48 @@ pub(crate) fn measure(
             };
             let mut moved = values.clone();
             moved.insert(output.clone(), NpyArray::F32(result + &noise));
+            cut.run_rest(s, tail.loaded(s), &mut moved)?;
             Ok(Some(moved))
         };
         let together = each.len().div_ceil(rayon::current_num_threads());
         let losses = each
             .par_chunks(together.clamp(1, TOGETHER))
-            .map(|some| rest(s, some.iter().map(moved).collect::<Result<_>>()?));
+            .map(|some| tail.losses(s, some.iter().map(moved).collect::<Result<_>>()?));
         let losses: Vec<Vec<f64>> = losses.collect::<Result<_>>()?;
         for (&(t, p), loss) in each.iter().zip(losses.concat()) {
             measured[t][p] = loss;
         }
-        cut.run_rest(s, engine.as_ref(), &mut values)?;
+        cut.run_rest(s, tail.loaded(s), &mut values)?;
+        cut.model.release();
+    }
+    Ok(measured)
+}
+
+/// What the model's output loses, `||Δ output||² / ||output||²`, where every segment up to one is run with what its weights
+/// became and with these biases, all behind as it is; for the segments one after the other.
+///
+/// # Errors
+/// Those of the engine.
+pub(crate) fn measure_up_to_each<'o>(
+    cut: &Cut<'_>,
+    batch: &Batch,
+    operands: &dyn Fn(usize) -> Result<Operands<'o>>,
+    overrides: &Overrides,
+) -> Result<Vec<f64>> {
+    let tail = Tail::new(cut, batch)?;
+    let segments: Vec<usize> = (0..cut.stages.segments().len()).collect();
+    let mut values = batch.inputs.clone();
+    let mut measured = Vec::with_capacity(segments.len());
+    for some in segments.chunks(rayon::current_num_threads()) {
+        let mut reached = Vec::with_capacity(some.len());
+        for &s in some {
+            cut.run(s, &operands(s)?, overrides, &mut values)?;
+            reached.push((s, values.clone()));
+        }
+        let losses = reached
+            .into_par_iter()
+            .map(|(s, values)| tail.losses(s, vec![Some(values)]));
+        measured.extend(losses.collect::<Result<Vec<_>>>()?.concat());
         cut.model.release();
     }
     Ok(measured)
@@ -205,84 +212,152 @@ fn channel_means(value: &ArrayD<f32>) -> Vec<f32> {
     sums.into_iter().map(|s| (s / count) as f32).collect()
 }
 
-/// The graph's outputs, in their order.
-pub(crate) fn outputs(cut: &Cut<'_>, values: &Values) -> Vec<NpyArray> {
-    let names = cut.view.graph().output.iter().map(|o| o.name());
-    names.filter_map(|name| values.get(name)).cloned().collect()
-}
-
-/// `||a - b||² / ||a||²` over the rows of all floating-point outputs that count.
-pub(crate) fn relative_loss(batch: &Batch, a: &[NpyArray], b: &[NpyArray]) -> f64 {
-    let [error, norm] = square_sums(batch, a, b);
-    if error == 0.0 {
-        0.0
-    } else {
-        error / norm.max(f64::MIN_POSITIVE)
-    }
-}
-
-/// `||a - b||²` and `||a||²`.
-pub(crate) fn square_sums(batch: &Batch, a: &[NpyArray], b: &[NpyArray]) -> [f64; 2] {
-    let mut sums = [0.0; 2];
-    for (a, b) in a.iter().zip(b) {
-        if !matches!(a, NpyArray::F16(_) | NpyArray::F32(_) | NpyArray::F64(_)) {
-            continue;
-        }
-        let [a, b] = [a, b].map(|output| batch.rows(output.to_f32().view()));
-        for (x, y) in a.iter().zip(&b) {
-            let (x, y) = (f64::from(*x), f64::from(*y));
-            sums[0] += (x - y) * (x - y);
-            sums[1] += x * x;
-        }
-    }
-    sums
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;
     use std::path::Path;
 
+    use super::super::segment::typed;
     use super::super::{Stages, Target};
     use super::*;
     use crate::dataset::Dataset;
     use crate::model::Model;
+    use crate::proto::node;
+    use crate::proto::{GraphProto, ModelProto, OperatorSetIdProto};
+    use crate::tensor;
     use crate::view::GraphView;
 
-    #[test]
-    fn losses_are_quadratic_in_small_errors_and_do_not_depend_on_what_else_is_measured() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/digits");
-        let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
-        let model = Model::decode(read("model.onnx")).unwrap();
-        let data = Dataset::from_npz(Cursor::new(read("calib.npz"))).unwrap();
-        let view = GraphView::new(&model);
+    /// Calls `test` with a model cut where weights stand, and sixteen samples.
+    fn on(model: &Model, data: &Dataset, test: impl FnOnce(&Cut<'_>, &Batch)) {
+        let view = GraphView::new(model);
         let targets: Vec<Target> = Target::all(&view)
             .into_iter()
             .filter_map(|(_, t)| t.ok())
             .collect();
         let stages = Stages::new(&view, &targets);
         let cut = Cut {
-            model: &model,
+            model,
             view: &view,
             targets: &targets,
             stages: &stages,
         };
-        let batch = Batch::all(&model, &data, 16).unwrap().swap_remove(0);
-        assert_eq!(batch.samples.len(), 16);
-        let scales = [1e-3, 2e-3, 0.0, 1e-3, 1e-3, 2e-3];
-        let errors =
-            |t: usize, p: usize, weight: Array2<f32>| Ok((t + p != 0).then(|| weight * scales[p]));
-        let counts = vec![scales.len(); targets.len()];
-        let measured = measure(&cut, &batch, &counts, &errors).unwrap();
-        for (t, losses) in measured.iter().enumerate() {
-            let (one, two) = (losses[3], losses[1]);
-            assert!((3.8..4.2).contains(&(two / one)), "{t}: {losses:?}");
-            assert_eq!((losses[4], losses[5]), (one, two), "{t}");
-            assert_eq!(losses[2], 0.0, "{t}");
-            // There is no such error of the first weight.
-            assert_eq!(losses[0], if t == 0 { 0.0 } else { one }, "{t}");
-        }
-        let few = measure(&cut, &batch, &vec![1; targets.len()], &errors).unwrap();
-        assert!(few.iter().zip(&measured).all(|(f, m)| f[0] == m[0]));
+        test(&cut, &Batch::all(model, data, 16).unwrap()[0]);
+    }
+
+    fn digits() -> (Model, Dataset) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/digits");
+        let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
+        let model = Model::decode(read("model.onnx")).unwrap();
+        let data = Dataset::from_npz(Cursor::new(read("calib.npz"))).unwrap();
+        (model, data)
+    }
+
+    #[test]
+    fn losses_are_quadratic_in_small_errors_and_do_not_depend_on_what_else_is_measured() {
+        let (model, data) = digits();
+        on(&model, &data, |cut, batch| {
+            assert_eq!(batch.samples.len(), 16);
+            let scales = [1e-3, 2e-3, 0.0, 1e-3, 1e-3, 2e-3];
+            let errors = |t: usize, p: usize, weight: Array2<f32>| {
+                Ok((t + p != 0).then(|| weight * scales[p]))
+            };
+            let counts = vec![scales.len(); cut.targets.len()];
+            let measured = measure(cut, batch, &counts, &errors).unwrap();
+            for (t, losses) in measured.iter().enumerate() {
+                let (one, two) = (losses[3], losses[1]);
+                assert!((3.8..4.2).contains(&(two / one)), "{t}: {losses:?}");
+                assert_eq!((losses[4], losses[5]), (one, two), "{t}");
+                assert_eq!(losses[2], 0.0, "{t}");
+                // There is no such error of the first weight.
+                assert_eq!(losses[0], if t == 0 { 0.0 } else { one }, "{t}");
+            }
+            let few = measure(cut, batch, &vec![1; cut.targets.len()], &errors).unwrap();
+            assert!(few.iter().zip(&measured).all(|(f, m)| f[0] == m[0]));
+        });
+    }
+
+    #[test]
+    fn an_error_is_there_from_its_weight_on() {
+        let (model, data) = digits();
+        on(&model, &data, |cut, batch| {
+            let changed = |at: Option<usize>| {
+                let operands = |s: usize| {
+                    let mut operands = cut.originals(s)?;
+                    if let Some((t, operand)) = at.and_then(|at| operands.get_key_value(&at))
+                        && let native::Operand::Matrix(weight) = operand
+                    {
+                        let other = weight.mapv(|w| w * 1.1);
+                        operands.insert(*t, native::Operand::Matrix(other.into()));
+                    }
+                    Ok(operands)
+                };
+                measure_up_to_each(cut, batch, &operands, &Overrides::new()).unwrap()
+            };
+            let still = changed(None);
+            assert_eq!(still, vec![0.0; cut.stages.segments().len()]);
+            for (s, stage) in cut.stages.stages().iter().enumerate() {
+                let losses = changed(Some(stage[0]));
+                let (ahead, behind) = losses.split_at(s + 1);
+                assert!(ahead.iter().all(|l| *l == 0.0), "{s}: {losses:?}");
+                let first = behind[0];
+                assert!(first > 0.0, "{s}: {losses:?}");
+                let same = |l: &f64| (l / first - 1.0).abs() < 1e-4;
+                assert!(behind.iter().all(same), "{s}: {losses:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_bias_takes_up_the_mean_over_the_positions_that_count() {
+        let values = |n: usize| {
+            (0..n)
+                .map(|i| ((i * 7 % 11) as f32) - 5.0)
+                .collect::<Vec<f32>>()
+        };
+        let graph = GraphProto {
+            name: Some("g".into()),
+            node: vec![
+                node("MatMul", "product", &["x", "w"], "xw", vec![]),
+                node("Add", "sum", &["xw", "b"], "y", vec![]),
+            ],
+            initializer: vec![
+                tensor::from_f32("w", &[8, 8], &values(64)),
+                tensor::from_f32("b", &[8], &values(8)),
+            ],
+            input: vec![
+                typed("x", &NpyArray::F32(ArrayD::zeros(vec![4, 5, 8]))),
+                typed("attention_mask", &NpyArray::I64(ArrayD::zeros(vec![4, 5]))),
+            ],
+            output: vec![typed("y", &NpyArray::F32(ArrayD::zeros(vec![4, 5, 8])))],
+            ..GraphProto::default()
+        };
+        let model = Model::from_proto(ModelProto {
+            ir_version: Some(8),
+            opset_import: vec![OperatorSetIdProto {
+                domain: None,
+                version: Some(13),
+            }],
+            graph: Some(graph),
+            ..ModelProto::default()
+        });
+        // Where the mask is on all rows are the same, so an error makes nothing there but a mean.
+        let on_at = |i: usize, j: usize| j < 2 + i % 3;
+        let x = ArrayD::from_shape_fn(vec![4, 5, 8], |d| {
+            if on_at(d[0], d[1]) {
+                d[2] as f32
+            } else {
+                9.0 * (d[1] * 3 + d[2] % 4) as f32
+            }
+        });
+        let mask = ArrayD::from_shape_fn(vec![4, 5], |d| i64::from(on_at(d[0], d[1])));
+        let data = Dataset::new(vec![
+            ("x".into(), NpyArray::F32(x)),
+            ("attention_mask".into(), NpyArray::I64(mask)),
+        ]);
+        on(&model.unwrap(), &data.unwrap(), |cut, batch| {
+            let errors = |_, _, weight: Array2<f32>| Ok(Some(weight * 0.3));
+            let measured = measure(cut, batch, &[1], &errors).unwrap();
+            assert!(measured[0][0] < 1e-10, "{measured:?}");
+        });
     }
 }

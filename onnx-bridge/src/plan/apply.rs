@@ -11,6 +11,7 @@ use crate::emit::{Emitter, Placed, blocks, embedding, emit_kernel, emit_layer, p
 use crate::error::Result;
 use crate::model::Model;
 use crate::patch::GraphPatch;
+use crate::proto::TensorProto;
 use crate::skip::SkipReason;
 use crate::tensor;
 use crate::view::GraphView;
@@ -198,10 +199,22 @@ fn write(
 
 /// Puts the new bias in the place of the old one.
 fn change_bias(view: &GraphView<'_>, target: &Target, solved: &Solved, patch: &mut GraphPatch) {
-    if let (Some(bias), Some(name)) = (&solved.bias, bias_name(view, target)) {
-        patch.remove_initializer(name.clone());
-        patch.add_initializer(tensor::from_f32(&name, &[bias.len()], bias));
+    if let Some((name, bias)) = changed_bias(view, target, solved) {
+        patch.remove_initializer(name);
+        patch.add_initializer(bias);
     }
+}
+
+/// The bias that a weight's layer gets with what the weight became, and the name of its initializer.
+pub(super) fn changed_bias(
+    view: &GraphView<'_>,
+    target: &Target,
+    solved: &Solved,
+) -> Option<(String, TensorProto)> {
+    let bias = solved.bias.as_ref()?;
+    let name = bias_name(view, target)?;
+    let tensor = tensor::from_f32(&name, &[bias.len()], bias);
+    Some((name, tensor))
 }
 
 /// The initializer that holds the bias of a weight's only layer, where nothing else reads it: what a correction of the

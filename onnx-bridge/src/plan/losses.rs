@@ -154,6 +154,12 @@ pub(crate) fn measure_losses(
     Ok(predicted.collect())
 }
 
+/// The samples that losses are measured on.
+pub(super) fn measured_on(context: &Context<'_>, session: &Session<'_>) -> Result<Option<Batch>> {
+    let batches = Batch::all(context.model, session.data, MEASURED_SAMPLES)?;
+    Ok(batches.into_iter().next())
+}
+
 /// Measures what the probes lose of those weights where it is not known.
 fn measure_probes(
     context: &Context<'_>,
@@ -165,8 +171,7 @@ fn measure_probes(
         return Ok(());
     }
     (context.progress)("sensitivity", 0, 1);
-    let batches = Batch::all(context.model, session.data, MEASURED_SAMPLES)?;
-    let Some(batch) = batches.first() else {
+    let Some(batch) = measured_on(context, session)? else {
         return Ok(());
     };
     let counts = known.iter().map(|k| match k.losses {
@@ -174,7 +179,7 @@ fn measure_probes(
         None => k.probes.len(),
     });
     let counts: Vec<usize> = counts.collect();
-    let measured = measure(&context.cut(), batch, &counts, &|t, p, weight| {
+    let measured = measure(&context.cut(), &batch, &counts, &|t, p, weight| {
         let i = known[t].probes[p];
         let Some(form) = known[t].form(context, i) else {
             return Ok(None);

@@ -8,6 +8,8 @@ mod candidates;
 #[cfg(feature = "tract")]
 mod check;
 #[cfg(feature = "tract")]
+mod compensation;
+#[cfg(feature = "tract")]
 mod context;
 #[cfg(feature = "tract")]
 mod correct;

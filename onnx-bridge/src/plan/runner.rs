@@ -7,7 +7,7 @@ use super::apply::Solved;
 use super::check::Outputs;
 use super::context::{Context, failed};
 use super::low_rank::product;
-use crate::calibrate::segment::{Overrides, floats};
+use crate::calibrate::segment::{Operands, Overrides, floats};
 use crate::calibrate::{
     Moments, Nth, Operand, Target, TargetKind, Values, Windows, importance, looked_up, tally,
 };
@@ -61,14 +61,8 @@ impl<'c> Runner<'c> {
             cut.run(s, &operands, &none, v)?;
             cut.run_ahead(s + 1, &narrowing, &none, v)
         })?;
-        for (&t, operand) in &mut operands {
-            let became = solved.get(t).and_then(Option::as_ref);
-            if let Some(became) =
-                became.and_then(|s| s.form.operand(self.context.targets[t].kind()))
-            {
-                *operand = became;
-            }
-        }
+        let became = |t: usize| solved.get(t).and_then(Option::as_ref);
+        put_in(&mut operands, &self.context.targets, &became);
         let overrides = &self.overrides;
         compressed
             .par_iter_mut()
@@ -209,6 +203,19 @@ impl<'c> Runner<'c> {
             }
         }
         Ok(moments)
+    }
+}
+
+/// Puts in what weights became.
+pub(super) fn put_in<'v>(
+    operands: &mut Operands<'v>,
+    targets: &[Target],
+    became: &dyn Fn(usize) -> Option<&'v Solved>,
+) {
+    for (&t, operand) in operands {
+        if let Some(became) = became(t).and_then(|s| s.form.operand(targets[t].kind())) {
+            *operand = became;
+        }
     }
 }
 

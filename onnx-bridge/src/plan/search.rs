@@ -9,8 +9,9 @@ use std::cell::RefCell;
 
 use super::allocate::{Allocation, Limits, Outcome, allocate};
 use super::apply::{Solved, apply};
+use super::compensation::left_behind;
 use super::context::{Context, failed};
-use super::correct::Found;
+use super::correct::{Found, by_weight};
 use super::curve::{Curve, Point};
 use super::form::Candidate;
 use super::record::{Plan, PlannedWeight};
@@ -49,7 +50,8 @@ pub(crate) struct Search<'c> {
     offers: &'c [Vec<Candidate>],
     /// Of every candidate the blocks that it has to be better than.
     rivals: Vec<Vec<Option<Candidate>>>,
-    /// What every candidate is predicted to lose, and the same as corrected by what plans were found to lose.
+    /// What every candidate is predicted to lose, and the same as corrected by what plans were found to lose. As measured
+    /// to start with; once a plan was solved, what is left of that behind the other weights.
     measured: Vec<Curve>,
     curves: Vec<Curve>,
     /// What every plan that was tried says about the curves.
@@ -299,6 +301,19 @@ impl<'c> Search<'c> {
         order.sort_by(|&a, &b| weight(b).total_cmp(&weight(a)).then(a.cmp(&b)));
         order.truncate(5);
         order
+    }
+
+    /// Learns from the first plan that was solved what is left of every weight's loss behind the others.
+    fn compensate(&mut self, first: &Trial) -> Result<()> {
+        let Some((_, solved)) = &first.made else {
+            return Ok(());
+        };
+        let picks = self.measured.iter().zip(&first.picks);
+        let parts: Vec<f64> = picks.map(|(c, &pick)| c.points()[pick].loss()).collect();
+        let left = left_behind(self.context, self.session, solved, &parts)?;
+        self.measured = by_weight(&self.measured, self.offers, &left);
+        self.curves = self.measured.clone();
+        Ok(())
     }
 
     /// What a trial says about the curves.

@@ -4,7 +4,7 @@ use ndarray::Array2;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::apply::{OutputLoss, Solved, bias_name};
+use super::apply::{OutputLoss, Solved, bias_name, changed_bias};
 use super::check::Outputs;
 use super::context::{Context, centre, failed, norm, weight};
 use super::feedback::Effort;
@@ -17,7 +17,6 @@ use crate::calibrate::TargetKind;
 use crate::constant::Constant;
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::tensor;
 
 /// How strongly a weight is held at the original while it is fitted to the inputs it really gets, in parts of the mean
 /// energy of an input.
@@ -66,12 +65,8 @@ pub(crate) fn solve_all(
             .collect::<Result<_>>()?;
         for (&t, result) in stage.iter().zip(fresh) {
             upstream = with_choice(context, upstream, t, &choices[t]);
-            if let (Some(bias), Some(name)) =
-                (&result.bias, bias_name(context.view, &context.targets[t]))
-            {
-                let bias = tensor::from_f32(&name, &[bias.len()], bias);
-                runner.overrides.insert(name, bias);
-            }
+            let bias = changed_bias(context.view, &context.targets[t], &result);
+            runner.overrides.extend(bias);
             solved[t] = Some(result);
             done += 1;
         }

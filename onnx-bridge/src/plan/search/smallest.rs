@@ -71,6 +71,9 @@ impl Search<'_> {
             kept.made = None;
         }
         let mut trial = self.try_out(chosen)?;
+        if self.found.is_empty() {
+            self.compensate(&trial)?;
+        }
         self.found.push(self.found(&trial));
         let factors = Factors::of(&self.found, Grain::Weights);
         self.curves = factors.corrected(&self.measured, self.offers);

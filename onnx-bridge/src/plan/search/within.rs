@@ -10,16 +10,22 @@ use crate::error::Result;
 const LARGE: f64 = 0.125;
 
 /// Plans that are tried for what the largest weight may become.
-const OF_LARGEST: usize = 4;
+const OF_LARGEST: usize = 3;
 
 impl Search<'_> {
     /// Starting from a plan of at most `most` bytes, the one that really loses least of it, of every format alone, and of
     /// the plans by curves that are corrected by what all before were found to lose. So a mixture never loses more than one
     /// format alone, as far as that is near it at all.
     pub(super) fn improved(&mut self, first: Trial, most: u64) -> Result<Trial> {
+        self.compensate(&first)?;
         self.found.push(self.found(&first));
-        let mut best = first;
-        let limit = best.predicted * NEAR * NEAR;
+        let limit = Allocation::loss_of(&self.curves, &first.picks) * NEAR * NEAR;
+        let (chosen, size) = self.choose_within(&self.curves, most)?;
+        let mut best = if size <= most {
+            self.take_better(first, &chosen)?
+        } else {
+            first
+        };
         let formats = formats(self.offers);
         if formats.len() > 1 {
             for format in &formats {
