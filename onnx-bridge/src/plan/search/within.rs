@@ -13,9 +13,9 @@ const LARGE: f64 = 0.125;
 const OF_LARGEST: usize = 3;
 
 impl Search<'_> {
-    /// Starting from a plan of at most `most` bytes, the one that really loses least of it, of every format alone, and of
-    /// the plans by curves that are corrected by what all before were found to lose. So a mixture never loses more than one
-    /// format alone, as far as that is near it at all.
+    /// Starting from a plan of at most `most` bytes, the one that really loses least of it, of the plan by what the weights behind it take
+    /// back, of every format alone, and of the plans by curves that are corrected by what all before were found to lose. So a
+    /// mixture hardly loses more than one format alone, as far as that is near it at all.
     pub(super) fn improved(&mut self, first: Trial, most: u64) -> Result<Trial> {
         self.compensate(&first)?;
         self.found.push(self.found(&first));
