@@ -24,6 +24,7 @@ impl<'c> Tail<'c> {
             cut.run_uses(s, &cut.originals(s)?, &none, &mut values)?;
             loaded.push(cut.load(s, &none, &values)?);
             cut.run_rest(s, loaded[s].as_ref(), &mut values)?;
+            cut.model.release();
         }
         Ok(Self {
             cut,
@@ -48,6 +49,7 @@ impl<'c> Tail<'c> {
                 self.cut.run_uses(s, &originals, &none, values)?;
                 self.cut.run_rest(s, loaded.as_ref(), values)?;
             }
+            self.cut.model.release();
         }
         let loss =
             |values: &Values| relative_loss(self.batch, &self.outputs, &outputs(self.cut, values));

@@ -78,37 +78,23 @@ pub(crate) fn alone(curves: &[Curve], offers: &[Vec<Candidate>], format: &str) -
     })
 }
 
-/// How finely errors are told apart that matter more or less than was predicted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Grain {
-    /// By format: what a few plans tell.
-    Formats,
-    /// By format, weight and both together, the coarser as far as they explain it: for a search of many plans.
-    Weights,
-}
-
 /// What a factor is of: a weight, a format, both, or all there is.
 type Part = (Option<usize>, Option<&'static str>);
 
-impl Grain {
-    /// The factors that a weight's choice has, whose product corrects it.
-    fn parts(self, weight: usize, format: &'static str) -> Vec<Part> {
-        match self {
-            Self::Formats => vec![(None, Some(format))],
-            Self::Weights => vec![
-                (None, None),
-                (None, Some(format)),
-                (Some(weight), None),
-                (Some(weight), Some(format)),
-            ],
-        }
-    }
+/// The factors that a weight's choice has, whose product corrects it: by format, weight and both together, the coarser as far as they
+/// explain it.
+fn parts_of(weight: usize, format: &'static str) -> [Part; 4] {
+    [
+        (None, None),
+        (None, Some(format)),
+        (Some(weight), None),
+        (Some(weight), Some(format)),
+    ]
 }
 
 /// What errors really do over what was predicted, in the logarithm.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Factors {
-    grain: Grain,
     logs: BTreeMap<Part, f64>,
 }
 
@@ -117,11 +103,10 @@ impl Factors {
     ///
     /// # Numerics
     /// Kaczmarz's steps in the logarithm, plan after plan, each moving a factor as far as its part in that plan is large; a
-    /// few hundred rounds over the plans. Each factor stays between 1/8 and 8. Deterministic.
-    pub(crate) fn of(found: &[Found], grain: Grain) -> Self {
+    /// few hundred rounds over the plans. Each factor stays between 1/8 and 8, and so does their product. Deterministic.
+    pub(crate) fn of(found: &[Found]) -> Self {
         let most = MOST.ln();
         let mut factors = Self {
-            grain,
             logs: BTreeMap::new(),
         };
         for _ in 0..300 {
@@ -136,7 +121,7 @@ impl Factors {
                 }
                 let mut shares: BTreeMap<Part, f64> = BTreeMap::new();
                 for (t, format, part) in now {
-                    for of in grain.parts(t, format) {
+                    for of in parts_of(t, format) {
                         *shares.entry(of).or_insert(0.0) += part / sum;
                     }
                 }
@@ -153,9 +138,9 @@ impl Factors {
 
     /// That of a weight in a format: 1 where nothing is known of either.
     fn at(&self, weight: usize, format: &'static str) -> f64 {
-        let parts = self.grain.parts(weight, format).into_iter();
+        let parts = parts_of(weight, format).into_iter();
         let known = parts.filter_map(|part| self.logs.get(&part));
-        known.sum::<f64>().exp()
+        known.sum::<f64>().clamp(-MOST.ln(), MOST.ln()).exp()
     }
 
     /// The curves with these factors.
@@ -186,16 +171,16 @@ mod tests {
             found(&[("dense", 0.03), ("low-rank", 0.07)], 0.02 + 0.14),
             found(&[("dense", 0.12), ("keep", 0.0)], 0.08),
         ];
-        let factors = Factors::of(&plans, Grain::Formats);
+        let factors = Factors::of(&plans);
         assert!(
             (factors.at(0, "dense") - 2.0 / 3.0).abs() < 1e-6,
             "{factors:?}"
         );
         assert!(
-            (factors.at(0, "low-rank") - 2.0).abs() < 1e-6,
+            (factors.at(1, "low-rank") - 2.0).abs() < 1e-6,
             "{factors:?}"
         );
-        assert_eq!(factors.at(0, "tt"), 1.0);
+        assert_eq!(Factors::of(&[]).at(0, "tt"), 1.0);
     }
 
     #[test]
@@ -205,7 +190,7 @@ mod tests {
             found(&[("dense", 0.1), ("dense", 0.4)], 0.1 + 0.04),
             found(&[("dense", 0.4), ("dense", 0.1)], 0.4 + 0.01),
         ];
-        let factors = Factors::of(&plans, Grain::Weights);
+        let factors = Factors::of(&plans);
         assert!((factors.at(0, "dense") - 1.0).abs() < 0.05, "{factors:?}");
         assert!((factors.at(1, "dense") - 0.1).abs() < 0.05, "{factors:?}");
         // Of what was never tried the weight tells something, and so does what is common to all.
@@ -218,7 +203,7 @@ mod tests {
             found(&[("dense", 1e-9)], 1.0),
             found(&[("dense", 0.0), ("tt", f64::INFINITY)], 0.5),
         ];
-        let factors = Factors::of(&wild, Grain::Formats);
+        let factors = Factors::of(&wild);
         let at = ["dense", "tt"].map(|format| factors.at(0, format));
         assert!(at.iter().all(|f| (0.124..=8.01).contains(f)), "{factors:?}");
     }
@@ -243,7 +228,6 @@ mod tests {
         let losses: Vec<f64> = dense[0].points().iter().map(Point::loss).collect();
         assert_eq!(losses, [0.0, 0.2, f64::INFINITY]);
         let factors = Factors {
-            grain: Grain::Formats,
             logs: BTreeMap::from([((None, Some("dense")), 0.5_f64.ln())]),
         };
         let corrected = factors.corrected(&curves, &offers);

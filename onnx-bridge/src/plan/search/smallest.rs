@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::super::allocate::{Allocation, Limits};
-use super::super::correct::{Factors, Grain, alone, formats};
+use super::super::correct::{Factors, alone, formats};
 use super::super::curve::Curve;
 use super::super::front;
 use super::super::tradeoff::Ended;
@@ -75,7 +75,7 @@ impl Search<'_> {
             self.compensate(&trial)?;
         }
         self.found.push(self.found(&trial));
-        let factors = Factors::of(&self.found, Grain::Weights);
+        let factors = Factors::of(&self.found);
         self.curves = factors.corrected(&self.measured, self.offers);
         let excess = self.excess(&trial);
         bracket.known.push((trial.bytes, excess));

@@ -1,7 +1,7 @@
 //! A goal on size: of the plans that fit, the one that is found to lose least.
 
 use super::super::allocate::Allocation;
-use super::super::correct::{Factors, Grain, alone, formats, only};
+use super::super::correct::{alone, formats, only};
 use super::super::curve::Curve;
 use super::{NEAR, Search, Trial};
 use crate::error::Result;
@@ -13,9 +13,9 @@ const LARGE: f64 = 0.125;
 const OF_LARGEST: usize = 3;
 
 impl Search<'_> {
-    /// Starting from a plan of at most `most` bytes, the one that really loses least of it, of the plan by what the weights behind it take
-    /// back, of every format alone, and of the plans by curves that are corrected by what all before were found to lose. So a
-    /// mixture hardly loses more than one format alone, as far as that is near it at all.
+    /// Starting from a plan of at most `most` bytes, the one that really loses least of it, of the plan by what the weights behind take
+    /// back, of every format alone, and of those for what else the largest weight may become. So a mixture hardly loses more than
+    /// one format alone, as far as that is near it at all.
     pub(super) fn improved(&mut self, first: Trial, most: u64) -> Result<Trial> {
         self.compensate(&first)?;
         self.found.push(self.found(&first));
@@ -37,12 +37,6 @@ impl Search<'_> {
             }
         }
         best = self.vary_largest(best, most)?;
-        let factors = Factors::of(&self.found, Grain::Formats);
-        self.curves = factors.corrected(&self.measured, self.offers);
-        let (chosen, size) = self.choose_within(&self.curves, most)?;
-        if size <= most {
-            best = self.take_better(best, &chosen)?;
-        }
         best.predicted = Allocation::loss_of(&self.curves, &best.picks);
         Ok(best)
     }
