@@ -304,16 +304,21 @@ impl<'c> Search<'c> {
     }
 
     /// Learns from the first plan that was solved what is left of every weight's loss behind the others.
-    fn compensate(&mut self, first: &Trial) -> Result<()> {
-        let Some((_, solved)) = &first.made else {
-            return Ok(());
-        };
-        let picks = self.measured.iter().zip(&first.picks);
-        let parts: Vec<f64> = picks.map(|(c, &pick)| c.points()[pick].loss()).collect();
-        let left = left_behind(self.context, self.session, solved, &parts)?;
+    fn compensate(&mut self, first: &Trial) -> Result<Vec<f64>> {
+        let left = self.left_behind(first, &self.measured)?;
         self.measured = by_weight(&self.measured, self.offers, &left);
         self.curves = self.measured.clone();
-        Ok(())
+        Ok(left)
+    }
+
+    /// What is left in a plan of every weight's loss, as measured, behind the others.
+    fn left_behind(&self, trial: &Trial, measured: &[Curve]) -> Result<Vec<f64>> {
+        let Some((_, solved)) = &trial.made else {
+            return Ok(vec![1.0; trial.picks.len()]);
+        };
+        let picks = measured.iter().zip(&trial.picks);
+        let parts: Vec<f64> = picks.map(|(c, &pick)| c.points()[pick].loss()).collect();
+        left_behind(self.context, self.session, solved, &parts)
     }
 
     /// What a trial says about the curves.

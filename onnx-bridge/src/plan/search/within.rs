@@ -1,7 +1,7 @@
 //! A goal on size: of the plans that fit, the one that is found to lose least.
 
 use super::super::allocate::Allocation;
-use super::super::correct::{alone, formats, only};
+use super::super::correct::{alone, by_weight, formats, only};
 use super::super::curve::Curve;
 use super::{NEAR, Search, Trial};
 use crate::error::Result;
@@ -10,40 +10,47 @@ use crate::error::Result;
 const LARGE: f64 = 0.125;
 
 /// Plans that are tried for what the largest weight may become.
-const OF_LARGEST: usize = 3;
+const OF_LARGEST: usize = 2;
 
 impl Search<'_> {
-    /// Starting from a plan of at most `most` bytes, the one that really loses least of it, of the plan by what the weights behind take
-    /// back, of every format alone, and of those for what else the largest weight may become. So a mixture hardly loses more than
-    /// one format alone, as far as that is near it at all.
+    /// Starting from a plan of at most `most` bytes, the one that really loses least of it, of every format alone, for each of these
+    /// of the plan by what the weights behind take back in it, and of those for what else the largest weight may become. So a
+    /// mixture hardly loses more than one format alone, as far as that is near it at all.
     pub(super) fn improved(&mut self, first: Trial, most: u64) -> Result<Trial> {
-        self.compensate(&first)?;
+        let (measured, picks) = (self.measured.clone(), first.picks.clone());
+        let limit = first.predicted * NEAR * NEAR;
         self.found.push(self.found(&first));
-        let limit = Allocation::loss_of(&self.curves, &first.picks) * NEAR * NEAR;
-        let (chosen, size) = self.choose_within(&self.curves, most)?;
-        let mut best = if size <= most {
-            self.take_better(first, &chosen)?
-        } else {
-            first
-        };
+        let left = self.compensate(&first)?;
+        let mut best = self.take_within(first, &self.curves.clone(), most)?;
         let formats = formats(self.offers);
-        if formats.len() > 1 {
-            for format in &formats {
-                let curves = alone(&self.curves, self.offers, format);
-                let (chosen, size) = self.choose_within(&curves, most)?;
-                if size <= most && chosen.loss() <= limit {
-                    best = self.take_better(best, &chosen)?;
-                }
+        for format in formats.iter().filter(|_| formats.len() > 1) {
+            let curves = alone(&measured, self.offers, format);
+            let (chosen, size) = self.choose_within(&curves, most)?;
+            if size > most || chosen.loss() > limit {
+                continue;
             }
+            let left = if chosen.picks() == picks {
+                left.clone()
+            } else if self.is_new(chosen.picks()) {
+                best.made = None;
+                let trial = self.try_new(&chosen)?;
+                let left = self.left_behind(&trial, &measured)?;
+                best = self.better(best, trial);
+                left
+            } else {
+                continue;
+            };
+            let curves = by_weight(&curves, self.offers, &left);
+            best = self.take_within(best, &curves, most)?;
         }
         best = self.vary_largest(best, most)?;
         best.predicted = Allocation::loss_of(&self.curves, &best.picks);
         Ok(best)
     }
 
-    /// Tries what else the largest weight of the best plan may become: of every other format what is predicted to be best, then
-    /// what has a little less or more bytes, as long as that gets better. What is added up tells such plans badly apart: all that
-    /// is behind that weight is solved on what it really gives.
+    /// Tries what else the largest weight of the best plan may become: what has a little less or more bytes, as long as that gets
+    /// better, then of every other format what is predicted to be best. What is added up tells such plans badly apart: all that is
+    /// behind that weight is solved on what it really gives.
     fn vary_largest(&mut self, mut best: Trial, most: u64) -> Result<Trial> {
         let bytes = |best: &Trial, t: usize| self.curves[t].points()[best.picks[t]].bytes();
         let largest = (0..self.curves.len()).max_by_key(|&t| bytes(&best, t));
@@ -52,13 +59,6 @@ impl Search<'_> {
         };
         let mut left = OF_LARGEST;
         let format = |pick: usize| self.offers[t][pick].format_name();
-        let own = format(best.picks[t]);
-        for other in formats(&self.offers[t..=t]) {
-            if other != own && left > 1 {
-                let curves = only(&self.curves, t, |i| format(i) == other);
-                best = self.take_new(best, &curves, most, &mut left)?;
-            }
-        }
         let own = format(best.picks[t]);
         let hull = only(&self.curves, t, |i| format(i) == own)[t].hull();
         for up in [false, true] {
@@ -78,10 +78,16 @@ impl Search<'_> {
                 }
             }
         }
+        for other in formats(&self.offers[t..=t]) {
+            if other != own && left > 0 {
+                let curves = only(&self.curves, t, |i| format(i) == other);
+                best = self.take_new(best, &curves, most, &mut left)?;
+            }
+        }
         Ok(best)
     }
 
-    /// The better of a trial and what these curves choose, where that fits and was not tried.
+    /// The better of a trial and what these curves choose, where that fits and was not tried; and one plan less is left to try.
     fn take_new(
         &mut self,
         best: Trial,
@@ -89,27 +95,35 @@ impl Search<'_> {
         most: u64,
         left: &mut usize,
     ) -> Result<Trial> {
+        let tried = self.found.len();
+        let best = self.take_within(best, curves, most)?;
+        *left -= self.found.len() - tried;
+        Ok(best)
+    }
+
+    /// The better of a trial and what these curves choose, where that fits and was not tried.
+    fn take_within(&mut self, mut best: Trial, curves: &[Curve], most: u64) -> Result<Trial> {
         let (chosen, size) = self.choose_within(curves, most)?;
         if size > most || !self.is_new(chosen.picks()) {
             return Ok(best);
         }
-        *left -= 1;
-        self.take_better(best, &chosen)
+        best.made = None;
+        let trial = self.try_new(&chosen)?;
+        Ok(self.better(best, trial))
     }
 
-    /// Tries what was not tried before; the better of it and the best so far.
-    fn take_better(&mut self, mut best: Trial, chosen: &Allocation) -> Result<Trial> {
-        if !self.is_new(chosen.picks()) {
-            return Ok(best);
-        }
-        best.made = None;
+    fn try_new(&mut self, chosen: &Allocation) -> Result<Trial> {
         let trial = self.try_out(chosen)?;
         self.found.push(self.found(&trial));
+        Ok(trial)
+    }
+
+    fn better(&self, best: Trial, trial: Trial) -> Trial {
         let rank = |t: &Trial| (self.excess(t).max(0.0), t.verification.relative_l2);
-        Ok(if rank(&trial) < rank(&best) {
+        if rank(&trial) < rank(&best) {
             trial
         } else {
             best
-        })
+        }
     }
 }
