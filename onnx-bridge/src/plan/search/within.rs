@@ -22,8 +22,12 @@ impl Search<'_> {
         self.found.push(self.found(&first));
         let left = self.compensate(&first)?;
         let mut best = self.take_within(first, &self.curves.clone(), most)?;
-        let formats = formats(self.offers);
-        for format in formats.iter().filter(|_| formats.len() > 1) {
+        let mut formats = formats(self.offers);
+        if formats.len() == 1 {
+            // All plans are of it.
+            formats.clear();
+        }
+        for format in formats {
             let curves = alone(&measured, self.offers, format);
             let (chosen, size) = self.choose_within(&curves, most)?;
             if size > most || chosen.loss() > limit {
@@ -32,8 +36,7 @@ impl Search<'_> {
             let left = if chosen.picks() == picks {
                 left.clone()
             } else if self.is_new(chosen.picks()) {
-                best.made = None;
-                let trial = self.try_new(&chosen)?;
+                let trial = self.try_new(&mut best, &chosen)?;
                 let left = self.left_behind(&trial, &measured)?;
                 best = self.better(best, trial);
                 left
@@ -107,17 +110,19 @@ impl Search<'_> {
         if size > most || !self.is_new(chosen.picks()) {
             return Ok(best);
         }
-        best.made = None;
-        let trial = self.try_new(&chosen)?;
+        let trial = self.try_new(&mut best, &chosen)?;
         Ok(self.better(best, trial))
     }
 
-    fn try_new(&mut self, chosen: &Allocation) -> Result<Trial> {
+    /// Tries what was not tried; of the best so far only numbers stay: the store has what it made.
+    fn try_new(&mut self, best: &mut Trial, chosen: &Allocation) -> Result<Trial> {
+        best.made = None;
         let trial = self.try_out(chosen)?;
         self.found.push(self.found(&trial));
         Ok(trial)
     }
 
+    /// The one of less loss of two that keep the goal, or the one nearer to it.
     fn better(&self, best: Trial, trial: Trial) -> Trial {
         let rank = |t: &Trial| (self.excess(t).max(0.0), t.verification.relative_l2);
         if rank(&trial) < rank(&best) {
