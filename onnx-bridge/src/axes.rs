@@ -1,4 +1,4 @@
-//! Row-major arrays: how far neighbours are apart, walks, axes in another order.
+//! Row-major arrays: how far neighbours are apart, walks, axes in another order, indices from either end.
 
 use std::ops::Range;
 
@@ -77,6 +77,16 @@ pub(crate) fn turned<T: Copy + Send + Sync>(data: &[T], cols: usize) -> Vec<T> {
     permuted(data, &[rows, cols], &[1, 0])
 }
 
+/// What an index below `length` names, one below zero from the end; `None` where there is no such place.
+#[cfg(any(feature = "tract", feature = "finetune"))]
+pub(crate) fn place(index: i64, length: usize) -> Option<usize> {
+    let length = i64::try_from(length).ok()?;
+    let from_start = if index < 0 { index + length } else { index };
+    (0..length)
+        .contains(&from_start)
+        .then_some(from_start as usize)
+}
+
 /// Elements between neighbours along each axis.
 pub(crate) fn strides(shape: &[usize]) -> Vec<usize> {
     let mut out = vec![1; shape.len()];
@@ -114,6 +124,17 @@ pub(crate) fn strided(
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[cfg(any(feature = "tract", feature = "finetune"))]
+    #[test]
+    fn an_index_below_zero_counts_from_the_end() {
+        let found = [0, 3, -1, -4, 4, -5, i64::MIN, i64::MAX].map(|i| place(i, 4));
+        let none = None;
+        assert_eq!(
+            found,
+            [Some(0), Some(3), Some(3), Some(0), none, none, none, none]
+        );
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(200))]

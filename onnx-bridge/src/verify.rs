@@ -4,6 +4,7 @@ use ndarray::{ArrayD, ArrayView2, ArrayViewD, Axis, Slice};
 use serde::Serialize;
 use tn_formats::npy::NpyArray;
 
+use crate::axes::place;
 use crate::dataset::Dataset;
 use crate::engine::{Engine, InputInfo, model_inputs};
 use crate::error::{Error, Result};
@@ -124,11 +125,7 @@ fn table_rows(view: &GraphView<'_>, input: &str) -> Option<usize> {
                 let table = view.initializer(&node.input[0]);
                 let axis = int_or(node, "axis", 0);
                 table
-                    .and_then(|t| {
-                        let rank = t.dims.len() as i64;
-                        let axis = if axis < 0 { axis + rank } else { axis };
-                        t.dims.get(usize::try_from(axis).ok()?)
-                    })
+                    .and_then(|t| t.dims.get(place(axis, t.dims.len())?))
                     .and_then(|&n| usize::try_from(n).ok())
                     .filter(|&n| n > 0)
             }

@@ -4,6 +4,7 @@ use ndarray::{ArrayView1, ArrayView2};
 use tn_formats::npy::NpyArray;
 
 use super::batches::mask;
+use crate::axes::place;
 use crate::dataset::Dataset;
 use crate::engine::Engine;
 use crate::error::Result;
@@ -45,7 +46,7 @@ pub fn row_importance(model: &Model, data: &Dataset) -> Result<Vec<(String, Vec<
             let asked: Vec<usize> = integers(&indices)
                 .unwrap_or_default()
                 .into_iter()
-                .map(|index| row(index, counts.len()).unwrap_or(usize::MAX))
+                .map(|index| place(index, counts.len()).unwrap_or(usize::MAX))
                 .collect();
             tally(
                 &mut counts,
@@ -59,15 +60,6 @@ pub fn row_importance(model: &Model, data: &Dataset) -> Result<Vec<(String, Vec<
         }
     }
     Ok(found)
-}
-
-/// The row that an index names, one below zero from the end; `None` where there is no such row.
-pub(crate) fn row(index: i64, rows: usize) -> Option<usize> {
-    let rows = i64::try_from(rows).ok()?;
-    let from_start = if index < 0 { index + rows } else { index };
-    (0..rows)
-        .contains(&from_start)
-        .then_some(from_start as usize)
 }
 
 /// The values of an array of the element types that indices may have.
@@ -142,16 +134,6 @@ mod tests {
     use ndarray::arr2;
 
     use super::*;
-
-    #[test]
-    fn an_index_below_zero_counts_from_the_end() {
-        let found = [0, 3, -1, -4, 4, -5, i64::MIN, i64::MAX].map(|i| row(i, 4));
-        let none = None;
-        assert_eq!(
-            found,
-            [Some(0), Some(3), Some(3), Some(0), none, none, none, none]
-        );
-    }
 
     #[test]
     fn lookups_count_for_every_sample_whose_mask_is_on() {

@@ -6,10 +6,11 @@ use tn_formats::linalg;
 use tn_formats::npy::NpyArray;
 
 use super::batches::Values;
-use super::lookups::{integers, row};
+use super::lookups::integers;
 use super::segment::Overrides;
 use super::target::{Target, TargetKind};
 use super::windows::Windows;
+use crate::axes::place;
 use crate::blocks::BlockMatrix;
 use crate::constant::Constant;
 use crate::dense_layer::DenseLayer;
@@ -223,7 +224,7 @@ pub(crate) fn looked_up(
             )
         }
     };
-    let row = |index| row(index, target.shape()[0]);
+    let row = |index| place(index, target.shape()[0]);
     let rows: Option<Vec<usize>> = indices.into_iter().map(row).collect();
     Some((rows?, shape))
 }

@@ -2,6 +2,7 @@
 
 use super::Activations;
 use super::form::{Factor, Scratch};
+use crate::axes::place;
 use crate::blocks::{Levels, Word, scale_of};
 use crate::recognise::StoredBlocks;
 
@@ -93,14 +94,8 @@ impl Table {
     ) -> Result<(), String> {
         let rows = self.shape[0];
         for (&index, out) in indices.iter().zip(out) {
-            let from = if index < 0 {
-                index + rows as i64
-            } else {
-                index
-            };
-            let row = usize::try_from(from).ok().filter(|r| *r < rows);
-            let row =
-                row.ok_or_else(|| format!("expected an index below {rows}, found {index}"))?;
+            let row = place(index, rows)
+                .ok_or_else(|| format!("expected an index below {rows}, found {index}"))?;
             self.unpack(row, out);
         }
         Ok(())

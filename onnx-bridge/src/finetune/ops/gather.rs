@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 
 use super::super::value::{HostArray, IntArray, Value, broadcast_indices, volume};
 use super::{Call, OpError, OpFn, Outputs, axis, one};
-use crate::axes::strides;
+use crate::axes::{place, strides};
 
 pub(super) fn lookup(op_type: &str) -> Option<OpFn> {
     Some(match op_type {
@@ -15,19 +15,18 @@ pub(super) fn lookup(op_type: &str) -> Option<OpFn> {
     })
 }
 
+fn one_checked(index: i64, length: usize) -> Result<usize, OpError> {
+    place(index, length)
+        .ok_or_else(|| OpError::new(format!("expected indices below {length}, found {index}")))
+}
+
 /// Indices counted from either end, checked.
 fn checked(indices: &IntArray, length: usize) -> Result<Vec<usize>, OpError> {
     indices
         .array
         .data()
         .iter()
-        .map(|&i| {
-            let at = if i < 0 { i + length as i64 } else { i };
-            usize::try_from(at)
-                .ok()
-                .filter(|&k| k < length)
-                .ok_or_else(|| OpError::new(format!("expected indices below {length}, found {i}")))
-        })
+        .map(|&i| one_checked(i, length))
         .collect()
 }
 
@@ -109,11 +108,7 @@ fn gather_nd(call: &Call<'_>) -> Outputs {
     for coordinates in indices.array.data().chunks(depth) {
         let mut row = 0;
         for ((&i, &n), &step) in coordinates.iter().zip(shape).zip(&steps) {
-            let k = usize::try_from(if i < 0 { i + n as i64 } else { i })
-                .ok()
-                .filter(|&k| k < n)
-                .ok_or_else(|| OpError::new(format!("expected indices below {n}, found {i}")))?;
-            row += k * step;
+            row += one_checked(i, n)? * step;
         }
         rows.push(row);
     }

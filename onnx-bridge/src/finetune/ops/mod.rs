@@ -16,6 +16,7 @@ mod window;
 use candle_core::Tensor;
 
 use super::value::{HostArray, IntArray, Value};
+use crate::axes::place;
 use crate::proto::{AttributeProto, NodeProto, TensorProto, is_standard_domain};
 
 /// Why an operator could not be evaluated; the interpreter adds where.
@@ -174,15 +175,11 @@ impl<'a> Call<'a> {
 
 /// An axis counted from either end.
 pub(crate) fn axis(axis: i64, order: usize) -> Result<usize, OpError> {
-    let at = if axis < 0 { axis + order as i64 } else { axis };
-    usize::try_from(at)
-        .ok()
-        .filter(|&a| a < order)
-        .ok_or_else(|| {
-            OpError::new(format!(
-                "expected an axis in -{order}..{order}, found {axis}"
-            ))
-        })
+    place(axis, order).ok_or_else(|| {
+        OpError::new(format!(
+            "expected an axis in -{order}..{order}, found {axis}"
+        ))
+    })
 }
 
 /// A shape from integers that must not be negative.
