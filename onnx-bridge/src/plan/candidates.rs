@@ -50,7 +50,8 @@ pub(crate) fn candidates(target: &Target, runs_on: RunsOn) -> Vec<Candidate> {
     };
     for levels in Levels::ALL {
         let blocks: &[usize] = match levels {
-            Levels::L256 | Levels::L40 => &[128],
+            Levels::L256 => &[128],
+            Levels::L9 | Levels::L16 => &[128, 64, 32, 16],
             _ => &[128, 64, 32],
         };
         blocks.iter().for_each(|&b| {
