@@ -28,6 +28,13 @@ const NEAR: f64 = 2.0;
 /// What is kept where nobody sets a goal.
 const DEFAULT_LOSS: f64 = 0.005;
 
+/// Budgets that are tried for one size of a file, and how many of those by what the last choices had beside them.
+const BUDGETS: usize = 14;
+const BY_OTHER: usize = 2;
+
+/// What part of a size a budget may be off.
+const UNSPENT: u64 = 4096;
+
 /// How much of the least loss within a time is given for a smaller file, in parts.
 const SLACK: f64 = 0.05;
 
@@ -142,36 +149,45 @@ impl<'c> Search<'c> {
     }
 
     /// The best choices whose file is at most `most` bytes, or the smallest there are.
+    ///
+    /// What a file has beside its choices, the graph, what stays and the operators that unpack, depends on them. So the budget that
+    /// they may take together is looked for: first by what the last choices had beside them, then halfway between the largest
+    /// that left the file small enough and the smallest that did not.
     fn choose_within(&self, curves: &[Curve], most: u64) -> Result<(Allocation, u64)> {
+        let (mut fits, mut over) = (0, most.saturating_add(1));
         let mut budget = most;
         let mut best: Option<(Allocation, u64)> = None;
-        for _ in 0..6 {
+        for round in 0..BUDGETS {
             let limits = Limits {
                 bytes: Some(budget),
                 ..self.limits()
             };
             let (chosen, size) = self.choose(curves, &limits)?;
-            // What is not a choice of the plan: the graph, what stays, and the operators that unpack.
+            let least = chosen.bytes() > budget;
             let other = size.saturating_sub(chosen.bytes());
-            let (fits, over) = (size <= most, chosen.outcome() != &Outcome::Met);
+            if size <= most {
+                fits = budget;
+            } else {
+                over = budget;
+            }
             let better = match &best {
                 None => true,
                 Some((kept, kept_size)) if *kept_size <= most => {
-                    fits && chosen.loss() < kept.loss()
+                    size <= most && chosen.loss() < kept.loss()
                 }
                 Some((_, kept_size)) => size < *kept_size,
             };
             if better {
                 best = Some((chosen, size));
             }
-            let next = most.saturating_sub(other);
-            if (fits && next <= budget.saturating_add(budget / 2000)) || (over && next >= budget) {
+            if least || over - fits <= (most / UNSPENT).max(1) {
                 break;
             }
-            budget = if fits {
-                next
+            let by_other = most.saturating_sub(other);
+            budget = if round < BY_OTHER && by_other > fits && by_other < over {
+                by_other
             } else {
-                next.min(budget - 1.min(budget))
+                fits + (over - fits) / 2
             };
         }
         best.ok_or_else(|| nothing("a budget"))
