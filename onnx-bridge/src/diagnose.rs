@@ -54,6 +54,9 @@ pub struct Diagnosis {
     pub spectrum: Option<Spectrum>,
 }
 
+/// What a weight became, made when it is asked for: `[M, N]`.
+pub type Became<'a> = Box<dyn FnOnce() -> Option<Array2<f32>> + 'a>;
+
 /// Looks at the weights of `model` that `became` has a matrix for, in the order of the file, one after the other.
 ///
 /// # Shapes
@@ -63,7 +66,7 @@ pub struct Diagnosis {
 /// # Numerics
 /// Singular values are the square roots of the eigenvalues of the shorter Gram matrix in `f64`: those below `1e-8` of the
 /// largest are noise. Deterministic.
-pub fn diagnose(model: &Model, became: &dyn Fn(&str) -> Option<Array2<f32>>) -> Vec<Diagnosis> {
+pub fn diagnose<'a>(model: &Model, became: &dyn Fn(&str) -> Option<Became<'a>>) -> Vec<Diagnosis> {
     let view = GraphView::new(model);
     let mut found = Vec::new();
     // Weights one at a time, each given back before the next: a model may be larger than memory.
@@ -75,15 +78,17 @@ pub fn diagnose(model: &Model, became: &dyn Fn(&str) -> Option<Array2<f32>>) -> 
         let Ok(original) = matrix(&view, weight) else {
             continue;
         };
-        if original.dim() != became.dim() {
+        // What it is read from is given back before what it became is made.
+        model.release();
+        let spectrum = spectrum(original.view());
+        let Some(became) = became().filter(|b| b.dim() == original.dim()) else {
             continue;
-        }
+        };
         found.push(Diagnosis {
             errors: histogram(original.view(), became.view()),
-            spectrum: spectrum(original.view()),
+            spectrum,
             name,
         });
-        model.release();
     }
     found
 }

@@ -66,7 +66,7 @@ pub use conv_layer::{ConvLayer, ConvOp};
 pub use dataset::Dataset;
 pub use dense_layer::{Bias, DenseLayer, DenseOp};
 #[cfg(feature = "tract")]
-pub use diagnose::{Diagnosis, ErrorHistogram, Spectrum, diagnose};
+pub use diagnose::{Became, Diagnosis, ErrorHistogram, Spectrum, diagnose};
 pub use emit::FOLDED_ELEMENTS;
 #[cfg(feature = "tract")]
 pub use emit::packed::RunsOn;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use onnx_bridge::{Job, Model, Outcome, RewriteEntry, RewriteReport, Rewritten};
+use onnx_bridge::{Became, Job, Model, Outcome, RewriteEntry, RewriteReport, Rewritten};
 use quant_core::Bits;
 use serde::Serialize;
 
@@ -178,7 +178,9 @@ pub(crate) fn run(args: CompressArgs) -> Result<(), CliError> {
     let became = |name: &str| {
         let mut rewritten = rewrite.rewritten();
         let found = rewritten.find(|(weight, _)| *weight == name);
-        found.map(|(_, rewritten)| rewritten.network.to_dense())
+        found.map(|(_, rewritten)| -> Became<'_> {
+            Box::new(move || Some(rewritten.network.to_dense()))
+        })
     };
     let sight = Sight::of(&model, &talk, &page, &became);
     let latency = if let (true, Ok(samples), Some(_)) = (page.wanted(), &samples, &verification) {

@@ -5,8 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use ndarray::Array2;
-use onnx_bridge::{Diagnosis, ErrorHistogram, Model, Spectrum, diagnose};
+use onnx_bridge::{Became, Diagnosis, ErrorHistogram, Model, Spectrum, diagnose};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -105,11 +104,11 @@ pub(crate) struct Sight(BTreeMap<String, Seen>);
 
 impl Sight {
     /// Look at the weights if the result is shown with its numbers: as JSON or as a page.
-    pub(crate) fn of(
+    pub(crate) fn of<'a>(
         model: &Model,
         talk: &TalkArgs,
         page: &Page,
-        became: &dyn Fn(&str) -> Option<Array2<f32>>,
+        became: &dyn Fn(&str) -> Option<Became<'a>>,
     ) -> Self {
         if talk.json || page.wanted() {
             let seen = |d: Diagnosis| {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use onnx_bridge::Model;
 use onnx_bridge::plan::{Candidate, Ended as Search, Planned, Solved, Tradeoff};
+use onnx_bridge::{Became, Model};
 use serde::Serialize;
 
 use super::super::finetune::line;
@@ -104,7 +104,11 @@ pub(super) fn tell(
 ) -> Result<Ended, CliError> {
     let names = planned.plan.weights.iter().map(|w| w.name.as_str());
     let solved: BTreeMap<&str, &Solved> = names.zip(&planned.solved).collect();
-    let became = |name: &str| solved.get(name)?.form.matrix();
+    let became = |name: &str| {
+        let solved = *solved.get(name)?;
+        let matrix: Became<'_> = Box::new(move || solved.form.matrix());
+        Some(matrix)
+    };
     let sight = Sight::of(model, ask.talk, ask.page, &became);
     let latency = if ask.page.wanted() {
         let [original, other] = [(model, ask.model), (&planned.model, ask.beside)]
