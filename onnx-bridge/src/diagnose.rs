@@ -80,13 +80,12 @@ pub fn diagnose<'a>(model: &Model, became: &dyn Fn(&str) -> Option<Became<'a>>) 
         };
         // What it is read from is given back before what it became is made.
         model.release();
-        let spectrum = spectrum(original.view());
         let Some(became) = became().filter(|b| b.dim() == original.dim()) else {
             continue;
         };
         found.push(Diagnosis {
             errors: histogram(original.view(), became.view()),
-            spectrum,
+            spectrum: spectrum(original.view()),
             name,
         });
     }
